@@ -1,0 +1,78 @@
+"""Progress for anything over two seconds: a bar on a terminal, a log line elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+logger = logging.getLogger("gnn_mtl")
+
+LOG_EVERY_S = 10.0
+SILENT_S = 2.0
+
+
+class Progress:
+    """Counts work towards ``total``; shows nothing for the first two seconds.
+
+    On a terminal it draws a rich bar on stderr; without one it logs a line every ten seconds.
+
+    Args:
+        title: What is being done, e.g. ``"training"``.
+        total: How many units there are; None if unknown.
+    """
+
+    def __init__(self, title: str, total: int | None = None) -> None:
+        self.title = title
+        self.total = total
+        self.done = 0
+        self._started = time.monotonic()
+        self._logged = self._started
+        self._bar: object | None = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Count ``units`` more and show ``note`` (a short state such as a score) beside the bar."""
+        self.done += units
+        now = time.monotonic()
+        if now - self._started < SILENT_S:
+            return
+        if sys.stderr.isatty():
+            self._draw(note)
+        elif now - self._logged >= LOG_EVERY_S:
+            self._logged = now
+            share = f"/{self.total}" if self.total else ""
+            logger.info("%s: %d%s after %.0f s %s", self.title, self.done, share, now - self._started, note)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()  # type: ignore[attr-defined]
+            self._bar = None
+
+    def _draw(self, note: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as RichProgress
+
+        if self._bar is None:
+            bar = RichProgress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._task = bar.add_task(self.title, total=self.total, note=note)
+            bar.start()
+            self._bar = bar
+        self._bar.update(self._task, completed=self.done, note=note)  # type: ignore[attr-defined]

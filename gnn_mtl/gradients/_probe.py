@@ -1,0 +1,85 @@
+"""``probe``: the gradients of many tasks of one of our models, measured without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gnn_mtl._core.errors import UsageError
+from gnn_mtl.gradients._frozen import frozen
+from gnn_mtl.gradients._last_layer import last_layer_jacobian
+from gnn_mtl.gradients._task_gradients import TaskGradients, task_gradients, usable_rows
+from gnn_mtl.graph import MiniBatch
+from gnn_mtl.nn import LabelModel, masked_bce
+
+ProbeMode = Literal["last_layer", "full"]
+
+
+def probe(
+    model: LabelModel,
+    batches: MiniBatch | Iterable[MiniBatch],
+    *,
+    tasks: Sequence[int] | None = None,
+    mode: ProbeMode = "last_layer",
+    pos_weight: Tensor | None = None,
+) -> TaskGradients:
+    """Return every task's gradient of its mean loss over the observed nodes of the batches.
+
+    Parameters, buffers, optimizer, stored gradients and random state stay bitwise as they were;
+    dropout and batch normalisation are frozen.
+
+    Args:
+        model: The model.
+        batches: One batch or several; several act as one (weighted by each task's observed nodes).
+        tasks: The tasks to measure; default all.
+        mode: ``"last_layer"``: the exact block of the last shared layer (cheap; closed form where
+            that layer is linear maps, backward passes through that layer alone elsewhere);
+            ``"full"``: all shared parameters, one backward pass per task.
+        pos_weight: Weights of the tasks' positives ``[T]``.
+
+    Returns:
+        Rows ``[S, P]``; tasks without an observed node, or with a non-finite gradient, are invalid.
+
+    Raises:
+        UsageError: On an unknown mode, an empty task list or no batch.
+    """
+    if mode not in get_args(ProbeMode):
+        raise UsageError(f"`mode` should be one of {list(get_args(ProbeMode))}. Found {mode!r}.")
+    ids = tuple(range(model.num_tasks)) if tasks is None else tuple(int(t) for t in tasks)
+    if not ids:
+        raise UsageError("`tasks` should name at least one task. Found none.")
+    if isinstance(batches, MiniBatch):
+        batches = [batches]
+    total: Tensor | None = None
+    counts: Tensor | None = None
+    for batch in batches:
+        observed = batch.observed[:, list(ids)].sum(dim=0)
+        jacobian = _jacobian(model, batch, ids, mode, pos_weight)
+        weighted = torch.where(observed[:, None] > 0, jacobian * observed[:, None], 0.0)
+        total = weighted if total is None else total + weighted
+        counts = observed if counts is None else counts + observed
+    if total is None or counts is None:
+        raise UsageError("`batches` should hold at least one batch. Found none.")
+    jacobian = total / counts.clamp(min=1)[:, None]
+    return TaskGradients(ids, jacobian, usable_rows(jacobian) & (counts > 0), len(ids))
+
+
+def _jacobian(
+    model: LabelModel,
+    batch: MiniBatch,
+    tasks: tuple[int, ...],
+    mode: ProbeMode,
+    pos_weight: Tensor | None,
+) -> Tensor:
+    if mode == "last_layer" and model.encoder.final_linears():
+        return last_layer_jacobian(model, batch, tasks, pos_weight=pos_weight)
+    parameters = (
+        model.encoder.final_parameters() if mode == "last_layer" else model.shared_parameters()
+    )
+    with frozen(model), torch.enable_grad():
+        logits = model(batch, tasks)
+        losses = masked_bce(logits, batch.y, batch.observed, tasks, pos_weight=pos_weight)
+        return task_gradients(losses, parameters, tasks=tasks).jacobian

@@ -1,0 +1,71 @@
+"""A multi-layer perceptron on the seeds' own features: the baseline without a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gnn_mtl.graph import MiniBatch
+from gnn_mtl.nn._encoder import Encoder, Norm, layer_widths, make_norm
+
+
+class MLPEncoder(Encoder):
+    """Linear layers with norm, ReLU and dropout; reads no neighbour."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        num_layers: int = 2,
+        *,
+        norm: Norm = "layer",
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        widths = layer_widths(in_channels, hidden_channels, num_layers)
+        self.in_channels, self.out_channels, self.num_hops = widths[0], widths[-1], 0
+        self.linears = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.norms = nn.ModuleList(make_norm(norm, width) for width in widths[1:])
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, batch: MiniBatch) -> Tensor:
+        """Return representations ``[B, D]`` of the seeds."""
+        return self.encode(batch.x[: batch.batch_size])
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Map features ``[B, F]`` to representations ``[B, D]``."""
+        for index, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
+            x = torch.relu(norm(linear(x)))
+            if index < len(self.linears) - 1:
+                x = self.dropout(x)
+        return x
+
+    def final_linears(self) -> list[nn.Linear]:
+        """Return the last map."""
+        return [self.linears[-1]]  # type: ignore[list-item]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP:
+    """Multi-layer perceptron on node features alone."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden_channels: int = 128
+    """Width of every layer."""
+    num_layers: int = 2
+    """Number of layers."""
+    norm: Norm = "layer"
+    """Normalisation after each layer."""
+    dropout: float = 0.2
+    """Share of activations dropped between layers."""
+
+    def build(self, in_channels: int, edge_channels: int | None = None) -> MLPEncoder:  # noqa: ARG002
+        """Build the encoder for features of width ``in_channels``."""
+        return MLPEncoder(
+            in_channels, self.hidden_channels, self.num_layers, norm=self.norm, dropout=self.dropout
+        )
