@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -84,7 +84,7 @@ class GATv2Encoder(ConvEncoder):
 class GATv2:
     """Graph attention (GATv2), with edge features where the graph has them."""
 
-    kind: Literal["gatv2"] = "gatv2"
+    kind: ClassVar[str] = "gatv2"
     hidden_channels: int = 128
     """Width of every layer, all heads together."""
     num_layers: int = 2

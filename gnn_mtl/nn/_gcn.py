@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -63,7 +63,7 @@ class GCNEncoder(ConvEncoder):
 class GCN:
     """Graph convolutional network, symmetric normalisation."""
 
-    kind: Literal["gcn"] = "gcn"
+    kind: ClassVar[str] = "gcn"
     hidden_channels: int = 128
     """Width of every layer."""
     num_layers: int = 2

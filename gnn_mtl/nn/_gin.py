@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class GINEncoder(ConvEncoder):
 class GIN:
     """Graph isomorphism network, sum aggregation."""
 
-    kind: Literal["gin"] = "gin"
+    kind: ClassVar[str] = "gin"
     hidden_channels: int = 128
     """Width of every layer."""
     num_layers: int = 2

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ class MLPHeads(Heads):
 class Linear:
     """One affine map per task."""
 
-    kind: Literal["linear"] = "linear"
+    kind: ClassVar[str] = "linear"
 
     def build(self, in_channels: int, num_tasks: int) -> LinearHeads:
         """Build the heads."""
@@ -126,7 +126,7 @@ class Linear:
 class MLPHead:
     """A small two-layer network per task."""
 
-    kind: Literal["mlp"] = "mlp"
+    kind: ClassVar[str] = "mlp"
     hidden_channels: int = 16
     """Hidden units of each task's network."""
 

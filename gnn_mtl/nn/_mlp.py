@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class MLPEncoder(Encoder):
 class MLP:
     """Multi-layer perceptron on node features alone."""
 
-    kind: Literal["mlp"] = "mlp"
+    kind: ClassVar[str] = "mlp"
     hidden_channels: int = 128
     """Width of every layer."""
     num_layers: int = 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -52,7 +52,7 @@ class SAGEEncoder(ConvEncoder):
 class SAGE:
     """GraphSAGE, mean aggregation."""
 
-    kind: Literal["sage"] = "sage"
+    kind: ClassVar[str] = "sage"
     hidden_channels: int = 128
     """Width of every layer."""
     num_layers: int = 2

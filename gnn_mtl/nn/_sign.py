@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ class SIGNEncoder(Encoder):
 class SIGN:
     """SIGN: an MLP on features propagated once before training."""
 
-    kind: Literal["sign"] = "sign"
+    kind: ClassVar[str] = "sign"
     hidden_channels: int = 128
     """Width of every layer."""
     hops: int = 2

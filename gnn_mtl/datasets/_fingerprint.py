@@ -1,0 +1,60 @@
+"""The content hash of a ``TaskGraph``, the same however its arrays are stored."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from gnn_mtl.datasets._bits import BitMatrix
+from gnn_mtl.datasets._splits import SPLITS, TaskNodeSplit
+from gnn_mtl.datasets._targets import positive_lists
+
+if TYPE_CHECKING:
+    from gnn_mtl.datasets._task_graph import TaskGraph
+
+BYTES_AT_ONCE = 1 << 26
+
+
+def fingerprint(graph: TaskGraph) -> str:
+    """Return a SHA-256 over edges, features, observed labels, splits and names."""
+    digest = hashlib.sha256(b"gnn-mtl/task-graph/1")
+    parts: dict[str, Any] = {"indptr": graph.csc.indptr, "indices": graph.csc.indices}
+    if graph.x is None:
+        parts["x"] = np.zeros(0)
+    elif sp.issparse(graph.x):
+        parts |= {"x_indptr": graph.x.indptr.astype(np.int64), "x_data": graph.x.data}
+        parts["x_indices"] = graph.x.indices.astype(np.int64)
+    else:
+        parts["x"] = graph.x
+    if graph.edge_attr is not None and graph.csc.edge_ids is not None:
+        parts["edge_attr"] = graph.edge_attr[graph.csc.edge_ids]
+    parts["y_indptr"], parts["y_indices"] = positive_lists(graph._labels)
+    parts["observed"] = graph._labels.observed
+    for name in SPLITS:
+        split = graph._split
+        parts[name] = split.cells(name) if isinstance(split, TaskNodeSplit) else split.nodes(name)
+    parts["label_names"] = np.frombuffer("\n".join(graph.label_names).encode(), dtype=np.uint8)
+    for name, value in parts.items():
+        digest.update(f"{name}:{array_sha256(value)};".encode())
+    return digest.hexdigest()
+
+
+def array_sha256(value: NDArray[np.generic] | BitMatrix) -> str:
+    """Return the SHA-256 of dtype, shape and values, read in blocks."""
+    if isinstance(value, BitMatrix):
+        digest = hashlib.sha256(f"bits{(value.num_rows, value.num_columns)}".encode())
+        for rows in value.row_slices():
+            digest.update(np.ascontiguousarray(value.packed(rows)).data)
+        return digest.hexdigest()
+    digest = hashlib.sha256(f"{value.dtype.str}{value.shape}".encode())
+    if value.ndim == 0 or value.size == 0:
+        digest.update(value.tobytes())
+        return digest.hexdigest()
+    step = max(1, BYTES_AT_ONCE // max(value[:1].nbytes, 1))
+    for start in range(0, len(value), step):
+        digest.update(np.ascontiguousarray(value[start : start + step]).view(np.uint8).data)
+    return digest.hexdigest()

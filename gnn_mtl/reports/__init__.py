@@ -1,0 +1,36 @@
+"""Floor 7: tables, plots and one HTML file, from run folders alone; nothing here trains.
+
+``score_table`` gathers methods x metrics over seeds, ``compare_runs`` tests methods against a
+reference on the same seeds and labels, ``render_table`` and ``rich_table`` print either, and
+``build_report`` puts everything on one self-contained page. Every number carries the run folders
+it comes from.
+"""
+
+from gnn_mtl.reports._compare import Comparison, MethodComparison, compare_runs, comparison_table
+from gnn_mtl.reports._methods import Method, Study, studies
+from gnn_mtl.reports._render import render_table, rich_table
+from gnn_mtl.reports._report import build_report
+from gnn_mtl.reports._scores import common_label_table, score_table
+from gnn_mtl.reports._table import Cell, Column, Row, Table
+from gnn_mtl.reports._verdict import Verdict, verdict
+
+__all__ = [
+    "Cell",
+    "Column",
+    "Comparison",
+    "Method",
+    "MethodComparison",
+    "Row",
+    "Study",
+    "Table",
+    "Verdict",
+    "build_report",
+    "common_label_table",
+    "compare_runs",
+    "comparison_table",
+    "render_table",
+    "rich_table",
+    "score_table",
+    "studies",
+    "verdict",
+]

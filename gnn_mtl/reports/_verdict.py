@@ -1,0 +1,166 @@
+"""The headline: did grouping help, said as the data say it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from gnn_mtl.reports._compare import Comparison, MethodComparison, compare_runs
+from gnn_mtl.reports._methods import Method, Study
+from gnn_mtl.reports._table import TIMES, format_number
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """The finding of a study.
+
+    Attributes:
+        outcome: ``better``, ``worse``, ``same`` (no measurable difference), ``trivial`` (the
+            grouping never made two groups) or ``open`` (nothing to compare).
+        headline: One sentence.
+        details: The numbers behind it and what qualifies it, sentence by sentence.
+        method: The grouping method it is about, chosen by validation AP; None if there is none.
+        comparison: Every method against joint; None without joint runs.
+    """
+
+    outcome: Literal["better", "worse", "same", "trivial", "open"]
+    headline: str
+    details: tuple[str, ...]
+    method: Method | None
+    comparison: Comparison | None
+
+
+def verdict(study: Study) -> Verdict:
+    """Say whether the best grouping method (by validation AP, never by test) beat joint training.
+
+    It "beat" joint only if the difference of test AP is positive with a Holm-corrected paired
+    bootstrap p below .05; a difference that is not significant is called that, either way.
+    """
+    comparison = compare_runs(study, study.joint.label) if study.joint is not None else None
+    candidates = [m for m in study.methods if m.is_candidate and not m.is_partial]
+    real = [method for method in candidates if not method.is_trivial]
+    if not candidates:
+        return Verdict("open", "No grouping method was run, so there is nothing to judge.", (),
+                       None, comparison)  # fmt: skip
+    chosen = max(real or candidates, key=_valid_ap)
+    if comparison is None:
+        return Verdict(
+            "open", f"{chosen.label} has no joint run to be compared with.",
+            ("Run the same configuration with --scheduler.kind joint and report again.",),
+            chosen, None,
+        )  # fmt: skip
+    if not real:
+        names = " and ".join(method.label for method in candidates)
+        return Verdict(
+            "trivial", f"The conflict graph stayed empty: {names} trained exactly as joint.",
+            ("Every refresh found one group, so no label was ever held apart from another. "
+             "A smaller tau would give several groups.",),
+            chosen, comparison,
+        )  # fmt: skip
+    one = comparison.find(chosen.label)
+    if one is None:
+        return Verdict(
+            "open", f"{chosen.label} and joint share no seed, so they cannot be paired.", (),
+            chosen, comparison,
+        )  # fmt: skip
+    return _judged(one, comparison, [m for m in candidates if m.is_trivial])
+
+
+def _judged(one: MethodComparison, comparison: Comparison, trivial: list[Method]) -> Verdict:
+    name, base, test = one.method.label, comparison.reference.label, one.tests["ap"]
+    significant = test.p_holm < LEVEL
+    outcome: Literal["better", "worse", "same"] = "same"
+    if significant and test.delta != 0:
+        outcome = "better" if test.delta > 0 else "worse"
+    p = _p(test.p_holm)
+    headline = {
+        "better": f"{name} beat {base}: ΔAP = {_points(test.delta)} points, paired {p}.",
+        "worse": f"{name} did worse than {base}: ΔAP = {_points(test.delta)} points, paired {p}.",
+        "same": f"{name} did not beat {base}: ΔAP = {_points(test.delta)} points, paired {p}.",
+    }[outcome]
+    others = len(comparison.methods)
+    details = [
+        f"The 95 % interval of the difference is {_points(test.low)} to {_points(test.high)} "
+        f"points, over {_count(len(one.seeds), 'seed')} {TIMES} {_count(len(one.tasks), 'label')} "
+        f"(p corrected for {_count(others, 'comparison')} with {base}).",
+        f"{_count(test.wins, 'label')} gained, {test.losses} lost and {test.ties} tied "
+        f"(Wilcoxon over labels: {_p(test.p_wilcoxon)}).",
+    ]
+    if "auroc" in one.tests:
+        area = one.tests["auroc"]
+        details.append(f"AUROC moved by {_points(area.delta)} points ({_p(area.p_holm)}).")
+    details += _costs(one.method, comparison.reference)
+    details += [_control(one.method, control, comparison) for control in _random(comparison)]
+    details += [
+        f"{other.method.label} scored higher than either."
+        for other in comparison.methods
+        if other.method.kind not in ("single", "random")
+        and not other.method.is_candidate
+        and other.tests["ap"].delta > max(0.0, test.delta)
+    ]
+    details += [
+        f"{method.label} never found two groups, so it trained exactly as {base}."
+        for method in trivial
+    ]
+    if len(one.seeds) < 3:
+        details.append(
+            f"With {_count(len(one.seeds), 'seed')} nothing can be said about other seeds."
+        )
+    return Verdict(outcome, headline, tuple(details), one.method, comparison)
+
+
+def _control(method: Method, control: Method, comparison: Comparison) -> str:
+    """Say whether it did better than random groups: is it what is grouped, or how many?"""
+    test = next(
+        (one.tests["ap"] for one in compare_runs(comparison.study, control.label).methods
+         if one.method is method),
+        None,
+    )  # fmt: skip
+    if test is None:
+        return f"{control.label} shares no seed with it, so random groups say nothing here."
+    p = _p(test.p_bootstrap)
+    if test.p_bootstrap < LEVEL and test.delta > 0:
+        return f"It beat random groups ({control.label}) by {_points(test.delta)} points ({p})."
+    if test.p_bootstrap < LEVEL:
+        return (
+            f"Random groups ({control.label}) did better, by {_points(-test.delta)} points ({p})."
+        )
+    return (
+        f"Random groups ({control.label}) did as well ({_points(test.delta)} points, {p}): "
+        "what was grouped with what made no measurable difference."
+    )
+
+
+def _random(comparison: Comparison) -> list[Method]:
+    return [one.method for one in comparison.methods if one.method.kind == "random"]
+
+
+def _costs(method: Method, base: Method) -> list[str]:
+    parts = []
+    for key, words in (("label_gradients", "label-gradients"), ("seconds", "wall time")):
+        ours, theirs = np.mean(method.values("cost", key)), np.mean(base.values("cost", key))
+        if np.isfinite(ours) and np.isfinite(theirs) and theirs > 0:
+            parts.append(f"{100 * ours / theirs:.0f} % of its {words}")
+    return [f"Against {base.label} it used {' and '.join(parts)}."] if parts else []
+
+
+def _valid_ap(method: Method) -> float:
+    values = np.array(method.values("valid", "ap"))
+    return float(values.mean()) if np.isfinite(values).all() else -np.inf
+
+
+def _points(value: float) -> str:
+    return format_number(value, "points")
+
+
+def _p(value: float) -> str:
+    text = format_number(value, "probability")
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

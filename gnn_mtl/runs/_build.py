@@ -1,0 +1,64 @@
+"""From a configuration to the objects it names: dataset with features, model, schedule."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from gnn_mtl._core.seeding import derive_seed
+from gnn_mtl.datasets import TaskGraph, load_dataset, structural_features
+from gnn_mtl.nn import SIGN, LabelModel, propagate
+from gnn_mtl.runs._config import RunConfig
+
+
+def build_graph(config: RunConfig) -> TaskGraph:
+    """Return the dataset of a run with the features the model sees."""
+    return with_features(load_dataset(config.dataset, config.root), config)
+
+
+def with_features(graph: TaskGraph, config: RunConfig) -> TaskGraph:
+    """Return the graph with the configured features; propagated ones for SIGN.
+
+    Structural features are standardised, read no label, and are computed once per process.
+    """
+    use = config.features.use
+    parts: list[Any] = []
+    if graph.x is not None and use != "structural":
+        parts.append(graph.features(np.arange(graph.num_nodes)))
+    if use in ("structural", "both", "auto") or graph.x is None:
+        parts.append(_structural(_Keyed(graph), config.features.spectral_dim))
+    x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    if isinstance(config.encoder, SIGN):
+        x = propagate(graph.csc, np.asarray(x, dtype=np.float32), config.encoder.hops)
+    return graph if x is graph.x else graph.with_features(x)
+
+
+def build_model(config: RunConfig, graph: TaskGraph) -> LabelModel:
+    """Return the untrained model; its initial weights depend on the run's seed only."""
+    edge_channels = None if graph.edge_attr is None else int(graph.edge_attr.shape[1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "init"))
+        encoder = config.encoder.build(graph.num_features, edge_channels)
+        return LabelModel(encoder, config.head.build(encoder.out_channels, graph.num_tasks))
+
+
+class _Keyed:
+    """A graph as a key of the cache: equal edges, equal key."""
+
+    def __init__(self, graph: TaskGraph) -> None:
+        self.graph = graph
+        self._key = (graph.name, graph.num_nodes, graph.csc.num_edges, id(graph.csc.indices))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and self._key == other._key
+
+
+@lru_cache(maxsize=4)
+def _structural(keyed: _Keyed, spectral_dim: int) -> np.ndarray:
+    return structural_features(keyed.graph.csc, spectral_dim=spectral_dim)

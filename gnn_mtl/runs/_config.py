@@ -1,0 +1,198 @@
+"""``RunConfig``: everything that decides a run, as one frozen value with a plain JSON form."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gnn_mtl._core.errors import ConfigError
+from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, GATv2, Linear, MLPHead
+from gnn_mtl.schedulers import Coloring, Joint, Random, Single, Static
+from gnn_mtl.training import Train
+
+KINDS: dict[str, dict[str, type]] = {
+    "scheduler": {c.kind: c for c in (Joint, Single, Random, Static, Coloring)},
+    "encoder": {c.kind: c for c in (SAGE, GCN, GATv2, GIN, SIGN, MLP)},
+    "head": {c.kind: c for c in (Linear, MLPHead)},
+}
+"""The configurations each field of :class:`RunConfig` with several kinds may hold, by kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Which node features the model sees."""
+
+    use: Literal["auto", "own", "structural", "both"] = "auto"
+    """The graph's own, structural ones (no label is read), or both; auto: both."""
+    spectral_dim: int = 64
+    """Leading eigenvectors of the normalised adjacency among the structural features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run: two equal configurations give the same numbers on one machine.
+
+    Example:
+        >>> config = RunConfig(dataset="debian-tags", scheduler=Coloring(tau=0.1), seed=3)
+        >>> RunConfig.from_dict(config.to_dict()) == config
+        True
+    """
+
+    dataset: str = "debian-tags"
+    """Name of a dataset (`gnn-mtl data list`) or path of one."""
+    root: str | None = None
+    """Folder of datasets; default: the user's cache."""
+    name: str | None = None
+    """Name of the method in tables; default: the scheduler's kind."""
+    seed: int = 0
+    """Seed of initial weights, batches, probes and dropout."""
+    scheduler: Joint | Single | Random | Static | Coloring = field(default_factory=Joint)
+    """Which tasks are supervised at every step."""
+    encoder: SAGE | GCN | GATv2 | GIN | SIGN | MLP = field(default_factory=SAGE)
+    """The shared network."""
+    head: Linear | MLPHead = field(default_factory=Linear)
+    """What stands on top of it for every task."""
+    features: Features = field(default_factory=Features)
+    """Which node features the model sees."""
+    train: Train = field(default_factory=Train)
+    """Budget, optimizer, model choice."""
+
+    @property
+    def method(self) -> str:
+        """Name of the method in tables."""
+        return self.name or str(self.scheduler.kind)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as plain JSON values; kinds are spelt out."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], *, source: str = "configuration") -> RunConfig:
+        """Build from plain values; missing ones take their defaults.
+
+        Args:
+            value: As :meth:`to_dict` returns, or part of it.
+            source: Named in errors.
+
+        Raises:
+            ConfigError: On an unknown key (with the nearest known one), kind, or a wrong type.
+        """
+        return _build(cls, value, source, "")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RunConfig:
+        """Read a recipe (``.toml``) or the ``config.json`` of a run folder.
+
+        Raises:
+            ConfigError: If the file is missing, is neither, or holds unknown keys.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / "config.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+            value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{path} should be a recipe (.toml) or a run folder with config.json. "
+                f"Found: {error}"
+            ) from error
+        return cls.from_dict(value, source=str(path))
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        kind = getattr(value, "kind", None)
+        return plain if kind is None else {"kind": kind, **plain}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _build(cls: type, value: Any, source: str, path: str) -> Any:  # noqa: ANN401
+    """Build a configuration dataclass from plain values, checking every key and type."""
+    where = path or "the top level"
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{source}: {where} should be a table of keys. Found {value!r}.")
+    names = [f.name for f in dataclasses.fields(cls)]
+    known = {}
+    for key, item in value.items():
+        if key == "kind" and hasattr(cls, "kind"):
+            continue
+        if key not in names:
+            raise ConfigError(f"{source}: unknown key `{_join(path, key)}`.{_nearest(key, names)}")
+        known[key] = _convert(cls, key, item, source, _join(path, key))
+    try:
+        return _validated(cls, known, source, path)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {where}: {error}") from error
+
+
+def _convert(cls: type, key: str, item: Any, source: str, path: str) -> Any:  # noqa: ANN401
+    """A nested configuration where the field holds one, the plain value elsewhere."""
+    if cls is not RunConfig:
+        return item
+    if key in KINDS:
+        if not isinstance(item, Mapping):
+            raise ConfigError(f"{source}: `{path}` should be a table of keys. Found {item!r}.")
+        default = next(f for f in dataclasses.fields(cls) if f.name == key).default_factory
+        kind = item.get("kind", default.kind)  # type: ignore[union-attr]
+        return _build(kind_class(key, kind, source), item, source, path)
+    nested = {"features": Features, "train": Train}.get(key)
+    return item if nested is None else _build(nested, item, source, path)
+
+
+def kind_class(family: str, kind: str, source: str = "configuration") -> type:
+    """Return the configuration class of a kind, e.g. ``("scheduler", "coloring")``.
+
+    Raises:
+        ConfigError: If the kind is unknown; lists those that exist.
+    """
+    classes = KINDS[family]
+    if kind not in classes:
+        raise ConfigError(
+            f"{source}: unknown {family} kind {kind!r}.{_nearest(str(kind), list(classes))} "
+            f"Known kinds: {', '.join(classes)}."
+        )
+    return classes[kind]
+
+
+def _validated(cls: type, known: dict[str, Any], source: str, path: str) -> Any:  # noqa: ANN401
+    """Check types strictly through pydantic, field by field, and build the object."""
+    from typing import get_type_hints
+
+    from pydantic import TypeAdapter, ValidationError
+
+    hints = get_type_hints(cls)
+    checked = {}
+    for key, item in known.items():
+        if dataclasses.is_dataclass(item):
+            checked[key] = item
+            continue
+        try:
+            checked[key] = TypeAdapter(hints[key]).validate_json(json.dumps(item), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigError(
+                f"{source}: `{_join(path, key)}` is {item!r}: {first['msg']}."
+            ) from error
+    return cls(**checked)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _nearest(key: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(key, names, n=1)
+    return f" Perhaps you meant `{near[0]}`." if near else f" Known keys: {', '.join(names)}."

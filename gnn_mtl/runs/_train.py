@@ -1,0 +1,259 @@
+"""``train``: one configuration becomes one run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gnn_mtl._core.files import write_json
+from gnn_mtl.datasets import TaskGraph
+from gnn_mtl.metrics import Scores, macro
+from gnn_mtl.nn import LabelModel
+from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
+from gnn_mtl.runs._build import build_graph, build_model, with_features
+from gnn_mtl.runs._config import RunConfig
+from gnn_mtl.schedulers import Joint, Single
+from gnn_mtl.training import Cost, Fit, evaluate_split, fit, labels_per_node
+
+METRICS = ("ap", "auroc", "f1", "f1_top_k", "f1_true_k")
+PER_LABEL = ("ap", "auroc", "f1")
+
+
+def train(
+    config: RunConfig,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+    graph: TaskGraph | None = None,
+) -> RunRecord:
+    """Train one run, choose its model by validation, score the test split once, write its folder.
+
+    Args:
+        config: What to run.
+        out: The run folder; default ``runs/DATASET/METHOD-seedN``.
+        resume: Go on with an interrupted run in that folder.
+        graph: The dataset, if it is loaded already; ``config.dataset`` is then a name only.
+
+    Returns:
+        The record, read back from the folder.
+
+    Raises:
+        DataError: If the dataset cannot be loaded or trained on.
+        RecordError: If the folder holds another run.
+        InterruptedRunError: On SIGINT or SIGTERM, after a checkpoint.
+        TrainingStoppedError: If training cannot go on (no finite loss).
+    """
+    out = Path(out) if out is not None else default_folder(config)
+    graph = build_graph(config) if graph is None else with_features(graph, config)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    step, task = _resume_point(out / "checkpoints") if resume else (None, None)
+    with RunWriter.open(out, resume=resume, step=step, task=task) as writer:
+        if not resume:
+            writer.write_config(config.to_dict())
+            writer.write_manifest(manifest(dataset=describe_dataset(graph), seed=config.seed))
+        if isinstance(config.scheduler, Single):
+            summary = _train_single(config, graph, writer, resume)
+        else:
+            summary = _train_shared(config, graph, writer, resume)
+        writer.write_summary(summary)
+        writer.finish()
+    return read_run(out)
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Return ``runs/DATASET/METHOD-seedN``."""
+    return Path("runs") / Path(config.dataset).stem / f"{config.method}-seed{config.seed}"
+
+
+def describe_dataset(graph: TaskGraph) -> dict[str, Any]:
+    """Return what the manifest says of the dataset."""
+    return {
+        "name": graph.name,
+        "sha256": graph.fingerprint(),
+        "num_nodes": graph.num_nodes,
+        "num_edges": graph.csc.num_edges,
+        "num_tasks": graph.num_tasks,
+        "num_features": graph.num_features,
+        "label_names": list(graph.label_names),
+    }
+
+
+def _train_shared(
+    config: RunConfig, graph: TaskGraph, writer: RunWriter, resume: bool
+) -> dict[str, Any]:
+    """One model for all tasks."""
+    model = build_model(config, graph)
+    scheduler = config.scheduler.build(graph.num_tasks, config.seed)
+    done = fit(
+        model,
+        graph,
+        scheduler,
+        config.train,
+        seed=config.seed,
+        checkpoints=writer.checkpoints,
+        writer=writer,
+        resume=resume and (writer.checkpoints / "last.state").exists(),
+    )
+    test = _score_test(model, graph)
+    return _summary(
+        config,
+        done.best_step,
+        done.best_epoch,
+        {name: done.valid.get(name) for name in METRICS},
+        {name: test.macro[name] for name in METRICS},
+        {name: test.per_label[name] for name in PER_LABEL},
+        test.positives,
+        range(graph.num_tasks),
+        done.cost,
+        _num_parameters(model),
+    )
+
+
+def _train_single(
+    config: RunConfig, graph: TaskGraph, writer: RunWriter, resume: bool
+) -> dict[str, Any]:
+    """One model per task, each like a joint run on that label alone."""
+    assert isinstance(config.scheduler, Single)  # noqa: S101 - narrowed by the caller
+    tasks = config.scheduler.chosen_tasks(graph.num_tasks, config.seed)
+    per_label = {name: np.full(graph.num_tasks, np.nan) for name in PER_LABEL}
+    macros: dict[str, dict[str, list[float]]] = {
+        split: {name: [] for name in METRICS} for split in ("valid", "test")
+    }
+    cost, best_steps, best_epochs, parameters = Cost(), [], [], 0
+    for task in tasks:
+        part = _train_one(config, graph, task, writer, resume)
+        cost.add(Cost(**part.cost))
+        best_steps.append(part.best_step)
+        best_epochs.append(part.best_epoch)
+        parameters += part.num_parameters
+        for name in METRICS:
+            macros["valid"][name].append(_number(part.valid.get(name)))
+            macros["test"][name].append(_number(part.test.get(name)))
+        for name in PER_LABEL:
+            per_label[name][task] = _number(part.test.get(name))
+    means = {
+        split: {name: macro(np.array(values)) for name, values in scores.items()}
+        for split, scores in macros.items()
+    }
+    positives = graph.positives("test")
+    return _summary(
+        config,
+        int(np.median(best_steps)),
+        int(np.median(best_epochs)),
+        means["valid"],
+        means["test"],
+        per_label,
+        positives,
+        tasks,
+        cost,
+        parameters,
+    )
+
+
+@dataclass
+class _Part:
+    """The outcome of one single-task model; kept on disk so that a resume need not repeat it."""
+
+    best_step: int
+    best_epoch: int
+    valid: dict[str, float]
+    test: dict[str, float]
+    cost: dict[str, Any]
+    num_parameters: int
+
+
+def _train_one(
+    config: RunConfig, graph: TaskGraph, task: int, writer: RunWriter, resume: bool
+) -> _Part:
+    folder = writer.checkpoints / f"task-{task:04d}"
+    result = folder / "result.json"
+    if resume and result.exists():
+        return _Part(**json.loads(result.read_text(encoding="utf-8")))
+    folder.mkdir(parents=True, exist_ok=True)
+    one = graph.select_tasks([task])
+    model = build_model(config, one)
+    done: Fit = fit(
+        model,
+        one,
+        Joint().build(1, config.seed),
+        config.train,
+        seed=config.seed,
+        checkpoints=folder,
+        writer=writer,
+        resume=resume and (folder / "last.state").exists(),
+        task=task,
+    )
+    test = _score_test(model, one)
+    part = _Part(
+        done.best_step,
+        done.best_epoch,
+        {name: done.valid[name] for name in METRICS if name in done.valid},
+        {name: test.macro[name] for name in METRICS},
+        done.cost.to_dict(),
+        _num_parameters(model),
+    )
+    write_json(result, part.__dict__)
+    return part
+
+
+def _score_test(model: LabelModel, graph: TaskGraph) -> Scores:
+    """The one look at the test labels, with the weights chosen by validation."""
+    device = next(model.parameters()).device
+    return evaluate_split(model, graph, "test", device=device, top_k=labels_per_node(graph))
+
+
+def _summary(
+    config: RunConfig,
+    best_step: int,
+    best_epoch: int,
+    valid: dict[str, Any],
+    test: dict[str, Any],
+    per_label: dict[str, np.ndarray],
+    positives: np.ndarray,
+    tasks: Any,  # noqa: ANN401
+    cost: Cost,
+    num_parameters: int,
+) -> dict[str, Any]:
+    return {
+        "status": "done",
+        "method": config.method,
+        "best_step": best_step,
+        "best_epoch": best_epoch,
+        "valid": valid,
+        "test": test,
+        "per_label": {
+            **{name: values.tolist() for name, values in per_label.items()},
+            "positives_test": positives.tolist(),
+        },
+        "tasks": list(tasks),
+        "cost": cost.to_dict(),
+        "num_parameters": num_parameters,
+    }
+
+
+def _num_parameters(model: LabelModel) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _resume_point(checkpoints: Path) -> tuple[int, int | None]:
+    """Step and task of the newest checkpoint; step 0 if none was saved yet."""
+    from gnn_mtl.training import checkpoint_values
+
+    states = [p for p in (checkpoints / "last.state", *checkpoints.glob("task-*/last.state")) if p.exists()]
+    if not states:
+        return 0, None
+    newest = max(states, key=lambda path: (path.parent.name, path.stat().st_mtime))
+    values = checkpoint_values(newest)
+    return int(values["at"]["step"]), values["task"]

@@ -1,0 +1,99 @@
+"""How a model is trained: budget, batches, optimizer, model choice, probes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from gnn_mtl._core.errors import UsageError
+
+Monitor = Literal["ap", "auroc", "f1"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Everything about a training but the model, the data and the schedule of tasks."""
+
+    epochs: int = 60
+    """Passes over the training nodes, at most."""
+    max_steps: int | None = None
+    """Optimizer steps, at most; whichever of the two is reached first ends the training."""
+    batch_size: int = 1024
+    """Seed nodes of a step."""
+    num_neighbors: tuple[int, ...] = (15, 10)
+    """Neighbours sampled per hop, nearest first; the last entry is repeated or cut to the encoder's
+    number of layers; -1 takes all."""
+    replace: bool = False
+    """Sample neighbours with replacement."""
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    """Adam, or AdamW with decoupled weight decay."""
+    lr: float = 5e-3
+    """Learning rate."""
+    weight_decay: float = 1e-4
+    """Weight decay; rows of inactive heads are exempt while inactive."""
+    lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """What the learning rate does over the whole budget."""
+    warmup_steps: int = 10
+    """Steps of linear warm-up."""
+    grad_clip: float | None = None
+    """Largest norm of the shared gradient; larger ones are scaled down."""
+    pos_weight: Literal["none", "sqrt", "balanced"] = "none"
+    """Weight of a label's positives: 1, negatives / positives, or its square root (at most 100)."""
+    monitor: Monitor = "ap"
+    """Macro validation score by which the model is chosen and the training stopped early."""
+    eval_every: int = 5
+    """Epochs between two evaluations of the validation split."""
+    patience: int | None = 6
+    """Evaluations without improvement before stopping early; None never stops early."""
+    autocast: Literal["none", "bf16"] = "none"
+    """Run the forward pass in bfloat16 where the device gains by it."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda or cuda:1."""
+    deterministic: bool = False
+    """Ask torch for deterministic kernels on CUDA (the CPU ones are)."""
+    num_workers: int = 1
+    """Threads that sample ahead; the batches do not depend on it."""
+    probe: Literal["last_layer", "full"] = "last_layer"
+    """Gradients a scheduler is fed with: the exact last shared layer, or all shared parameters."""
+    probe_batch_size: int = 1024
+    """Training nodes behind a probe."""
+    log_every: int = 10
+    """Steps between two training rows in the records."""
+
+    def __post_init__(self) -> None:
+        at_least_one = {
+            "epochs": self.epochs, "batch_size": self.batch_size, "eval_every": self.eval_every,
+            "probe_batch_size": self.probe_batch_size, "log_every": self.log_every,
+        }  # fmt: skip
+        if self.max_steps is not None:
+            at_least_one["max_steps"] = self.max_steps
+        if self.patience is not None:
+            at_least_one["patience"] = self.patience
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise UsageError(f"`{name}` should be at least 1. Found {value}.")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise UsageError(f"`lr` should be a positive number. Found {self.lr}.")
+        if self.weight_decay < 0 or self.warmup_steps < 0 or self.num_workers < 0:
+            raise UsageError(
+                "`weight_decay`, `warmup_steps` and `num_workers` should not be negative. Found "
+                f"{self.weight_decay}, {self.warmup_steps} and {self.num_workers}."
+            )
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise UsageError(f"`grad_clip` should be positive. Found {self.grad_clip}.")
+        if any(k == 0 or k < -1 for k in self.num_neighbors) or not self.num_neighbors:
+            raise UsageError(
+                "`num_neighbors` should hold positive fan-outs, or -1 for all neighbours. "
+                f"Found {self.num_neighbors}."
+            )
+
+    def fan_outs(self, num_hops: int) -> tuple[int, ...]:
+        """Return one fan-out per hop of an encoder."""
+        missing = max(0, num_hops - len(self.num_neighbors))
+        return (self.num_neighbors + self.num_neighbors[-1:] * missing)[:num_hops]
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the number of optimizer steps of the whole budget."""
+        steps = self.epochs * steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)

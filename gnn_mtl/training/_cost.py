@@ -1,0 +1,54 @@
+"""What a training cost, counted while it runs."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import asdict, dataclass
+
+
+@dataclass
+class Cost:
+    """Counters of one training; they go on after a resume.
+
+    Attributes:
+        seconds: Wall time of training, evaluation and refreshes.
+        steps: Optimizer steps.
+        label_gradients: Sum over the steps of the tasks that took part.
+        probe_label_gradients: Task gradients measured for refreshes.
+        refreshes: Windows the scheduler opened.
+        refresh_seconds: Wall time of refreshes (sampling, probe, colouring).
+        eval_seconds: Wall time of evaluations.
+        peak_rss_mb: Peak resident memory of the process.
+        skipped_losses: Losses left out because they were not finite.
+        skipped_updates: Updates left out because the shared gradient was not finite.
+    """
+
+    seconds: float = 0.0
+    steps: int = 0
+    label_gradients: int = 0
+    probe_label_gradients: int = 0
+    refreshes: int = 0
+    refresh_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    peak_rss_mb: float = 0.0
+    skipped_losses: int = 0
+    skipped_updates: int = 0
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the counters with the peak memory as of now."""
+        self.peak_rss_mb = max(self.peak_rss_mb, peak_rss_mb())
+        return asdict(self)
+
+    def add(self, other: Cost) -> None:
+        """Add another training's counters (peak memory: the larger)."""
+        peak = max(self.peak_rss_mb, other.peak_rss_mb)
+        for name, value in asdict(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        self.peak_rss_mb = peak
+
+
+def peak_rss_mb() -> float:
+    """Return the process's peak resident memory in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,0 +1,342 @@
+"""``fit``: the loop from batches, active tasks and updates to the best model by validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnn_mtl._core.errors import InterruptedRunError, TrainingStoppedError, UsageError
+from gnn_mtl._core.progress import Progress
+from gnn_mtl._core.seeding import derive_seed
+from gnn_mtl.datasets import TaskGraph
+from gnn_mtl.gradients import probe
+from gnn_mtl.graph import MiniBatch, NeighborLoader
+from gnn_mtl.metrics import Scores
+from gnn_mtl.nn import LabelModel
+from gnn_mtl.records import RunWriter
+from gnn_mtl.schedulers import TaskScheduler
+from gnn_mtl.training._checkpoint import load_state, load_weights, save_state, save_weights
+from gnn_mtl.training._config import Train
+from gnn_mtl.training._cost import Cost
+from gnn_mtl.training._evaluate import evaluate_split, labels_per_node
+from gnn_mtl.training._signals import StopSignal
+from gnn_mtl.training._step import Optimizers, Skipped, set_learning_rate, train_step
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training found; the model passed in holds the best weights by validation.
+
+    Attributes:
+        best_step: Optimizer steps done when the best validation score was reached.
+        best_epoch: Epochs done by then.
+        valid: Macro validation scores there.
+        cost: What it took.
+    """
+
+    best_step: int
+    best_epoch: int
+    valid: dict[str, float]
+    cost: Cost
+
+
+@dataclass
+class _Progress:
+    """Where the training stands; everything a resume needs next to tensors."""
+
+    step: int = 0
+    epoch: int = 0
+    index: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    best_epoch: int = 0
+    best_valid: dict[str, float] | None = None
+    stale_evaluations: int = 0
+    evaluated_step: int = -1
+
+
+def fit(
+    model: LabelModel,
+    graph: TaskGraph,
+    scheduler: TaskScheduler,
+    config: Train,
+    *,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    writer: RunWriter | None = None,
+    resume: bool = False,
+    task: int | None = None,
+) -> Fit:
+    """Train the model under a task schedule and leave it with its best weights by validation.
+
+    Holds the graph sealed: no test label can reach a loss or a choice. Every random stream derives
+    from ``seed``; batches do not depend on the number of threads.
+
+    Args:
+        model: Trained in place.
+        graph: The dataset.
+        scheduler: Says which tasks are supervised at every step, and is fed with gradients when it
+            asks for them.
+        config: Budget, optimizer, model choice.
+        seed: The run's seed.
+        checkpoints: Folder for ``last.safetensors``, ``best.safetensors`` and ``last.state``;
+            None keeps the best weights in memory and cannot be resumed.
+        writer: Where rows are logged.
+        resume: Go on from ``checkpoints/last.state``, bit for bit as if never interrupted.
+        task: Task id to put into the rows of a single-task model.
+
+    Returns:
+        The best validation scores and the cost.
+
+    Raises:
+        InterruptedRunError: On SIGINT or SIGTERM, after saving a checkpoint.
+        TrainingStoppedError: If no active task has a finite loss; a checkpoint is saved first.
+    """
+    return _Training(model, graph, scheduler, config, seed, checkpoints, writer, task).run(resume)
+
+
+class _Training:
+    """The state of one ``fit``; each method is one part of the loop."""
+
+    def __init__(
+        self,
+        model: LabelModel,
+        graph: TaskGraph,
+        scheduler: TaskScheduler,
+        config: Train,
+        seed: int,
+        checkpoints: Path | None,
+        writer: RunWriter | None,
+        task: int | None,
+    ) -> None:
+        self.graph = graph.sealed()
+        self.device = choose_device(config.device)
+        self.model = model.to(self.device)
+        self.scheduler, self.config = scheduler, config
+        self.checkpoints, self.writer, self.task = checkpoints, writer, task
+        self.optimizers = Optimizers(model, config)
+        self.at = _Progress()
+        self.cost, self.skipped = Cost(), Skipped()
+        self.best_weights: dict[str, Tensor] | None = None
+        self.top_k = labels_per_node(self.graph)
+        self.pos_weight = positive_weights(self.graph, config)
+        if self.pos_weight is not None:
+            self.pos_weight = self.pos_weight.to(self.device)
+        fan_outs = config.fan_outs(model.encoder.num_hops)
+        shared: dict[str, Any] = {
+            "num_neighbors": fan_outs, "replace": config.replace, "device": self.device,
+        }  # fmt: skip
+        self.loader = NeighborLoader(
+            self.graph, "train", batch_size=config.batch_size, num_workers=config.num_workers,
+            seed=derive_seed(seed, "batches"), **shared,
+        )  # fmt: skip
+        self.probes = NeighborLoader(
+            self.graph, "train", batch_size=config.probe_batch_size, num_workers=0,
+            seed=derive_seed(seed, "probes"), drop_last=True, **shared,
+        )  # fmt: skip
+        self.total_steps = config.total_steps(len(self.loader))
+        torch.manual_seed(derive_seed(seed, "dropout"))
+
+    def run(self, resume: bool) -> Fit:
+        if resume:
+            self._load()
+        started = time.perf_counter() - self.cost.seconds
+        self.model.train()
+        with StopSignal() as stop, Progress("training", self.total_steps) as progress:
+            progress.done = self.at.step
+            try:
+                while not self._is_over():
+                    if self.at.step >= self.total_steps:
+                        self._evaluate_if_due(started)
+                        continue
+                    for batch in self._rest_of_epoch():
+                        self._step(batch, started)
+                        score = self.at.best_score
+                        progress.advance(note="" if score is None else f"valid {score:.4f}")
+                        self.cost.seconds = time.perf_counter() - started
+                        if stop.number is not None:
+                            self._save()
+                            raise _interrupted(stop.number, self.at.step)
+                        if self.at.step >= self.total_steps:
+                            break
+                    else:
+                        self.at.epoch, self.at.index = self.at.epoch + 1, 0
+                    self._evaluate_if_due(started)
+            except TrainingStoppedError:
+                self._save()
+                raise
+        self.cost.seconds = time.perf_counter() - started
+        self._save()
+        self._load_best()
+        return Fit(
+            self.at.best_step, self.at.best_epoch, dict(self.at.best_valid or {}), self.cost
+        )
+
+    def _is_over(self) -> bool:
+        patience = self.config.patience
+        stale = patience is not None and self.at.stale_evaluations >= patience
+        done = self.at.step >= self.total_steps and self.at.evaluated_step == self.at.step
+        return stale or done
+
+    def _rest_of_epoch(self) -> Iterator[MiniBatch]:
+        return self.loader.epoch_batches(self.at.epoch, self.at.index)
+
+    def _step(self, batch: MiniBatch, started: float) -> None:
+        self._refresh()
+        tasks = self.scheduler.active_tasks()
+        self._log_refreshes()
+        lr = set_learning_rate(self.optimizers, self.config, self.at.step, self.total_steps)
+        live, losses = train_step(
+            self.model, batch, tasks, self.optimizers,
+            weights=self.scheduler.task_weights(), pos_weight=self.pos_weight,
+            grad_clip=self.config.grad_clip, autocast=self.config.autocast == "bf16",
+            skipped=self.skipped, label_names=self.graph.label_names,
+        )  # fmt: skip
+        self.at.step += 1
+        self.at.index += 1
+        self.cost.steps += 1
+        self.cost.label_gradients += len(live)
+        self.cost.skipped_losses = sum(self.skipped.losses.values())
+        self.cost.skipped_updates = self.skipped.updates
+        if self.writer is not None and live and self.at.step % self.config.log_every == 0:
+            self.writer.log_train(
+                step=self.at.step, epoch=self.at.epoch, loss=float(losses.mean()),
+                num_active=len(live), lr=lr, seconds=time.perf_counter() - started, **self._tag(),
+            )  # fmt: skip
+
+    def _refresh(self) -> None:
+        """Feed the scheduler if it asks; the model, the optimizer and the batches do not notice."""
+        owed = self.scheduler.needs_probe()
+        if not owed:
+            return
+        started = time.perf_counter()
+        number = self.cost.refreshes
+        batch = self.probes.batch(number // len(self.probes), number % len(self.probes))
+        gradients = probe(
+            self.model, batch, tasks=owed, mode=self.config.probe, pos_weight=self.pos_weight
+        )
+        self.scheduler.observe(gradients)
+        self.cost.refresh_seconds += time.perf_counter() - started
+        self.cost.probe_label_gradients += gradients.label_gradients
+
+    def _log_refreshes(self) -> None:
+        for report in self.scheduler.pop_reports():
+            self.cost.refreshes += 1
+            if self.writer is not None and self.task is None:
+                row = {k: v for k, v in report.to_record().items() if k != "kind"}
+                self.writer.log_grouping(affinity=report.affinity, **row)  # type: ignore[arg-type]
+
+    def _evaluate_if_due(self, started: float) -> None:
+        done = self.at.step >= self.total_steps
+        if not done and self.at.epoch % self.config.eval_every:
+            return
+        clock = time.perf_counter()
+        scores = self._valid_scores()
+        self.cost.eval_seconds += time.perf_counter() - clock
+        score = scores.macro[self.config.monitor]
+        self.at.stale_evaluations += 1
+        self.at.evaluated_step = self.at.step
+        if self.at.best_score is None or score > self.at.best_score:
+            self.at.best_score, self.at.stale_evaluations = score, 0
+            self.at.best_step, self.at.best_epoch = self.at.step, self.at.epoch
+            self.at.best_valid = dict(scores.macro)
+            self._save_best()
+        if self.writer is not None:
+            self.writer.log_valid(
+                step=self.at.step, epoch=self.at.epoch, ap=scores.macro["ap"],
+                auroc=scores.macro["auroc"], f1=scores.macro["f1"],
+                seconds=time.perf_counter() - started, **self._tag(),
+            )  # fmt: skip
+        self.cost.seconds = time.perf_counter() - started
+        self._save()
+
+    def _valid_scores(self) -> Scores:
+        return evaluate_split(
+            self.model, self.graph, "valid", device=self.device, top_k=self.top_k
+        )
+
+    def _tag(self) -> dict[str, int]:
+        return {} if self.task is None else {"task": self.task}
+
+    def _save(self) -> None:
+        if self.checkpoints is None:
+            return
+        save_weights(self.checkpoints / "last.safetensors", self.model)
+        save_state(
+            self.checkpoints / "last.state",
+            self.model,
+            {
+                "optimizers": self.optimizers.state_tensors(),
+                "scheduler": self.scheduler.state_dict(),
+            },
+            {
+                "at": asdict(self.at),
+                "cost": self.cost.to_dict(),
+                "skipped": {str(k): v for k, v in self.skipped.losses.items()},
+                "task": self.task,
+            },
+        )
+
+    def _load(self) -> None:
+        if self.checkpoints is None:
+            raise TrainingStoppedError("`resume` needs the folder of the checkpoints.")
+        parts, values = load_state(self.checkpoints / "last.state", self.model)
+        self.optimizers.load_state_tensors(parts["optimizers"])
+        self.scheduler.load_state_dict(parts["scheduler"])
+        self.at = _Progress(**values["at"])
+        self.cost = Cost(**values["cost"])
+        self.skipped = Skipped(
+            {int(k): v for k, v in values["skipped"].items()}, self.cost.skipped_updates
+        )
+
+    def _save_best(self) -> None:
+        if self.checkpoints is None:
+            state = self.model.state_dict()
+            self.best_weights = {name: value.detach().clone() for name, value in state.items()}
+        else:
+            save_weights(self.checkpoints / "best.safetensors", self.model)
+
+    def _load_best(self) -> None:
+        if self.checkpoints is not None and self.at.best_score is not None:
+            load_weights(self.checkpoints / "best.safetensors", self.model)
+        elif self.best_weights is not None:
+            self.model.load_state_dict(self.best_weights)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that ``--device`` names; ``auto`` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"`device` should be auto, cpu or cuda. Found {name!r}.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"`device` is {name!r} but torch finds no CUDA here; use --device auto.")
+    return device
+
+
+def positive_weights(graph: TaskGraph, config: Train) -> Tensor | None:
+    """Return the weight of each task's positives ``[T]`` that the configuration asks for."""
+    if config.pos_weight == "none":
+        return None
+    positives = torch.from_numpy(graph.positives("train")).double()
+    negatives = torch.from_numpy(graph.observed_counts("train")).double() - positives
+    ratio = negatives / positives.clamp(min=1)
+    if config.pos_weight == "sqrt":
+        ratio = ratio.sqrt()
+    return ratio.clamp(min=1, max=100).float()
+
+
+def _interrupted(number: int, step: int) -> InterruptedRunError:
+    return InterruptedRunError(
+        f"Stopped by signal {number} after step {step}; a checkpoint was saved. "
+        "Go on with --resume.",
+        signal_number=number,
+    )
