@@ -8,19 +8,25 @@ is a ``NodeSplit`` or, per (node, task), a ``TaskNodeSplit``; ``random_node_spli
 ``random_task_split`` draw them over labels that ``make_targets`` packs.
 """
 
+from gnn_mtl.datasets._describe import describe
 from gnn_mtl.datasets._draw import random_node_split, random_task_split
 from gnn_mtl.datasets._folder import load_folder, save_folder
+from gnn_mtl.datasets._import import import_npz
 from gnn_mtl.datasets._npz import load_npz, save_npz
 from gnn_mtl.datasets._planted import planted
 from gnn_mtl.datasets._registry import list_datasets, load_dataset
 from gnn_mtl.datasets._splits import NodeSplit, TaskNodeSplit
+from gnn_mtl.datasets._structural import structural_features, with_structural_features
 from gnn_mtl.datasets._targets import make_targets
 from gnn_mtl.datasets._task_graph import TaskGraph
+from gnn_mtl.datasets._verify import verify
 
 __all__ = [
     "NodeSplit",
     "TaskGraph",
     "TaskNodeSplit",
+    "describe",
+    "import_npz",
     "list_datasets",
     "load_dataset",
     "load_folder",
@@ -31,4 +37,7 @@ __all__ = [
     "random_task_split",
     "save_folder",
     "save_npz",
+    "structural_features",
+    "verify",
+    "with_structural_features",
 ]

@@ -60,8 +60,8 @@ def warn_unlearnable(graph: TaskGraph) -> None:
         more = f" and {len(tasks) - 5} more" if len(tasks) > 5 else ""
         warnings.warn(
             f"{len(tasks)} of {graph.num_tasks} labels of {graph.name} have no positive in "
-            f"training and cannot be learned: {names}{more}. Choose another split or leave them out with "
-            "select_tasks.",
+            f"training and cannot be learned: {names}{more}. Choose another split or leave them "
+            "out with select_tasks.",
             LabelWarning,
             stacklevel=3,
         )

@@ -6,12 +6,12 @@ features are the words of the one-line descriptions. Libraries are unlabelled, n
 
 With the index of a Debian system (``apt-get update`` fetches it)::
 
-    /usr/lib/apt/apt-helper cat-file /var/lib/apt/lists/*_bookworm_main_binary-amd64_Packages* \\
-        > Packages
+    LISTS=/var/lib/apt/lists
+    /usr/lib/apt/apt-helper cat-file $LISTS/*_bookworm_main_binary-amd64_Packages* > Packages
     python -m gnn_mtl.datasets._debian_tags Packages data/debian-tags
 
-writes ``debian-tags.npz`` and ``SHA256SUMS``. The index may also be a ``.gz`` or ``.xz`` file from a
-mirror, or ``-`` for standard input. It is read line by line.
+writes ``debian-tags.npz`` and ``SHA256SUMS``. The index may also be a ``.gz`` or ``.xz`` file from
+a mirror, or ``-`` for standard input. It is read line by line.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ FACETS = (
     "implemented-in::", "sound::", "admin::", "web::", "science::", "biology::", "hardware::",
     "security::", "mail::", "suite::", "scope::",
 )  # fmt: skip
-STOP_WORDS = frozenset(
-    "the a an of for and to in with on is by from or as at it its this that be are not".split()
-)
+STOP_WORDS = frozenset({
+    "the", "a", "an", "of", "for", "and", "to", "in", "with", "on", "is", "by", "from", "or", "as",
+    "at", "it", "its", "this", "that", "be", "are", "not",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Recipe:
 
     Attributes:
         min_applications: A label is a facet tag with at least this many applications.
-        max_needed_by: Packages that more packages than this link to join everything and are left out.
+        max_needed_by: Packages that more packages than this link to are left out as hubs.
         min_users: An unlabelled package is kept if at least this many labelled ones link to it.
         max_providers: A virtual package stands for at most this many of its providers.
         min_word_packages: A word is in at least this many packages of the index ...
@@ -109,8 +110,8 @@ def parse_stanzas(lines: Iterable[str]) -> Iterator[dict[str, str]]:
             key, colon, value = line.partition(":")
             if not colon:
                 raise FileFormatError(
-                    f"A package index should hold `Field: value` lines. Found {line[:40]!r} in line "
-                    f"{number}. Is it a decompressed `Packages` file?"
+                    f"A package index should hold `Field: value` lines. Found {line[:40]!r} in "
+                    f"line {number}. Is it a decompressed `Packages` file?"
                 )
             if key in FIELDS:
                 stanza[key] = value.strip()

@@ -27,9 +27,9 @@ def random_node_split(
 
     With ``stratify`` labels are shared out from the rarest to the commonest, each positive node
     going to the part that still lacks most positives of that label; so every label with a few
-    positives has some in each part. This is iterative stratification (Sechidis, Tsoumakas & Vlahavas, ECML
-    PKDD 2011, Alg. 1) with the order of the labels fixed in advance. Sizes are then only close to
-    the shares; without it they are exact.
+    positives has some in each part. This is iterative stratification (Sechidis, Tsoumakas &
+    Vlahavas, ECML PKDD 2011, Alg. 1) with the order of the labels fixed in advance. Sizes are then
+    only close to the shares; without it they are exact.
 
     Args:
         targets: The labels; nodes without an observed cell are in no part.

@@ -23,13 +23,12 @@ def fingerprint(graph: TaskGraph) -> str:
     """Return a SHA-256 over edges, features, observed labels, splits and names."""
     digest = hashlib.sha256(b"gnn-mtl/task-graph/1")
     parts: dict[str, Any] = {"indptr": graph.csc.indptr, "indices": graph.csc.indices}
-    if graph.x is None:
-        parts["x"] = np.zeros(0)
-    elif sp.issparse(graph.x):
-        parts |= {"x_indptr": graph.x.indptr.astype(np.int64), "x_data": graph.x.data}
-        parts["x_indices"] = graph.x.indices.astype(np.int64)
+    x: Any = graph.x
+    if sp.issparse(x):
+        parts |= {"x_indptr": x.indptr.astype(np.int64), "x_data": x.data}
+        parts["x_indices"] = x.indices.astype(np.int64)
     else:
-        parts["x"] = graph.x
+        parts["x"] = np.zeros(0) if x is None else x
     if graph.edge_attr is not None and graph.csc.edge_ids is not None:
         parts["edge_attr"] = graph.edge_attr[graph.csc.edge_ids]
     parts["y_indptr"], parts["y_indices"] = positive_lists(graph._labels)

@@ -11,21 +11,15 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gnn_mtl._core.errors import FileFormatError, StorageError, UsageError
 from gnn_mtl._core.files import sha256
 from gnn_mtl.datasets._build import both_ways
-from gnn_mtl.datasets._layout import (
-    Arrays,
-    check_header,
-    pack_graph,
-    unpack_extras,
-    unpack_features,
-    unpack_labels,
-    unpack_split,
-)
+from gnn_mtl.datasets._layout import check_header, pack_graph, unpack_graph
 from gnn_mtl.datasets._task_graph import TaskGraph
 from gnn_mtl.graph import CSCGraph
 
@@ -91,25 +85,18 @@ def load_folder(
     path = Path(path)
     header = read_meta(path)
     arrays = {name: _open(path / f"{name}.npy", mmap=mmap) for name in header["sha256"]}
-    nodes, tasks = int(header["num_nodes"]), int(header["num_tasks"])
     try:
         csc = CSCGraph(arrays["indptr"], arrays["indices"], arrays.get("edge_ids"))
-        if header["edges"] == "directed" and header["directed"] and not keep_direction:
-            csc = both_ways(csc)
-        return TaskGraph(
-            csc, unpack_labels(arrays, nodes, tasks),
-            unpack_split(header["split"], arrays, nodes, tasks),
-            x=unpack_features(arrays, nodes), edge_attr=arrays.get("edge_attr"),
-            label_names=arrays["label_names"].tolist(), name=header["name"],
-            directed=header["directed"], extras=unpack_extras(header, arrays), check_finite=False,
-        )  # fmt: skip
     except KeyError as error:
         raise FileFormatError(
             f"{path} lacks the array {error}. Fetch or build it again."
         ) from error
+    if header["edges"] == "directed" and header["directed"] and not keep_direction:
+        csc = both_ways(csc)
+    return unpack_graph(header, arrays, csc, check_finite=False)
 
 
-def read_meta(path: Path) -> dict[str, object]:
+def read_meta(path: Path) -> dict[str, Any]:
     """Return the header of a folder."""
     try:
         header = json.loads((path / META).read_text(encoding="utf-8"))
@@ -124,7 +111,7 @@ def read_meta(path: Path) -> dict[str, object]:
     return check_header(header, str(path / META))
 
 
-def _open(path: Path, *, mmap: bool) -> Arrays:
+def _open(path: Path, *, mmap: bool) -> NDArray[Any]:
     try:
         return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -27,11 +27,12 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from gnn_mtl._core.errors import FileFormatError, SealedLabelsError, UsageError
+from gnn_mtl._core.errors import FileFormatError, SealedLabelsError, ShapeError, UsageError
 from gnn_mtl.datasets._bits import BitMatrix
 from gnn_mtl.datasets._splits import SPLITS, NodeSplit, Split, TaskNodeSplit
 from gnn_mtl.datasets._targets import BitTargets, TargetStore, positive_lists, store_csr
 from gnn_mtl.datasets._task_graph import TaskGraph
+from gnn_mtl.graph import CSCGraph
 
 FORMAT = "gnn-mtl/graph"
 FORMAT_VERSION = 1
@@ -69,48 +70,43 @@ def pack_graph(graph: TaskGraph, *, label_bits: bool) -> tuple[dict[str, Any], A
             arrays[f"cells_{name}"] = split.cells(name).packed(slice(None))
         else:
             arrays[f"split_{name}"] = split.nodes(name).astype(np.int32)
-    if sp.issparse(graph.x):
+    x: Any = graph.x
+    if sp.issparse(x):
         arrays |= {
-            "x_indptr": graph.x.indptr.astype(np.int64), "x_data": graph.x.data,
-            "x_indices": graph.x.indices.astype(np.int32), "x_shape": np.array(graph.x.shape),
+            "x_indptr": x.indptr.astype(np.int64), "x_indices": x.indices.astype(np.int32),
+            "x_data": x.data, "x_shape": np.array(x.shape),
         }  # fmt: skip
-    elif graph.x is not None:
-        arrays["x"] = graph.x
+    elif x is not None:
+        arrays["x"] = x
     return header, arrays
 
 
-def unpack_labels(
-    arrays: Mapping[str, NDArray[Any]], num_nodes: int, num_tasks: int
-) -> TargetStore:
-    """Return the label store of a file.
+def unpack_graph(
+    header: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    csc: CSCGraph,
+    *,
+    check_finite: bool = True,
+) -> TaskGraph:
+    """Return the graph of a file whose edges are ready.
 
     Raises:
-        FileFormatError: If the arrays do not fit together.
+        FileFormatError: If an array is missing or does not fit the others.
     """
-    observed: NDArray[np.bool_] | BitMatrix
-    if "observed_bits" in arrays:
-        observed = BitMatrix(arrays["observed_bits"], num_tasks)
-    else:
-        observed = np.asarray(arrays["labelled"])
-        if observed.dtype != np.bool_ or observed.shape != (num_nodes,):
-            raise FileFormatError(
-                f"`labelled` should be bool ({num_nodes},). Found {observed.shape}."
-            )
-    if "y_bits" in arrays:
-        return BitTargets(BitMatrix(arrays["y_bits"], num_tasks), observed)
-    indptr, indices = arrays["y_indptr"].astype(np.int64), arrays["y_indices"].astype(np.int32)
-    check_lists("y", indptr, indices, num_nodes, num_tasks)
-    ones = np.ones(len(indices), dtype=np.bool_)
-    return store_csr(sp.csr_matrix((ones, indices, indptr), shape=(num_nodes, num_tasks)), observed)
-
-
-def unpack_split(
-    kind: str, arrays: Mapping[str, NDArray[Any]], num_nodes: int, num_tasks: int
-) -> Split:
-    """Return the split of a file."""
-    if kind == "task":
-        return TaskNodeSplit(*(BitMatrix(arrays[f"cells_{name}"], num_tasks) for name in SPLITS))
-    return NodeSplit(*(arrays[f"split_{name}"] for name in SPLITS), num_nodes=num_nodes)
+    nodes, tasks = int(header["num_nodes"]), int(header["num_tasks"])
+    try:
+        split = _unpack_split(header["split"], arrays, nodes, tasks)
+        return TaskGraph(
+            csc, _unpack_labels(arrays, nodes, tasks), split,
+            x=unpack_features(arrays, nodes), edge_attr=arrays.get("edge_attr"),
+            label_names=arrays["label_names"].tolist(), name=header["name"],
+            directed=header["directed"], extras=_unpack_extras(header, arrays),
+            check_finite=check_finite,
+        )  # fmt: skip
+    except (KeyError, ShapeError) as error:
+        raise FileFormatError(
+            f"The arrays of {header['name']} should fit together. Found: {error}. Build it again."
+        ) from error
 
 
 def unpack_features(arrays: Mapping[str, NDArray[Any]], num_nodes: int) -> Any:  # noqa: ANN401
@@ -122,12 +118,6 @@ def unpack_features(arrays: Mapping[str, NDArray[Any]], num_nodes: int) -> Any: 
     return sp.csr_matrix(
         (arrays["x_data"], arrays["x_indices"], arrays["x_indptr"]), shape=shape, dtype=np.float32
     )
-
-
-def unpack_extras(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return ``extras`` of a file."""
-    found = dict(header["extras"])
-    return found | {name[6:]: arrays[name] for name in arrays if name.startswith("extra_")}
 
 
 def check_lists(
@@ -169,6 +159,39 @@ def check_header(header: Any, where: str) -> dict[str, Any]:  # noqa: ANN401
     if missing := sorted(needed - set(header)):
         raise FileFormatError(f"The header of {where} lacks {', '.join(missing)}.")
     return header
+
+
+def _unpack_labels(
+    arrays: Mapping[str, NDArray[Any]], num_nodes: int, num_tasks: int
+) -> TargetStore:
+    observed: NDArray[np.bool_] | BitMatrix
+    if "observed_bits" in arrays:
+        observed = BitMatrix(arrays["observed_bits"], num_tasks)
+    else:
+        observed = np.asarray(arrays["labelled"])
+        if observed.dtype != np.bool_ or observed.shape != (num_nodes,):
+            raise FileFormatError(
+                f"`labelled` should be bool ({num_nodes},). Found {observed.shape}."
+            )
+    if "y_bits" in arrays:
+        return BitTargets(BitMatrix(arrays["y_bits"], num_tasks), observed)
+    indptr, indices = arrays["y_indptr"].astype(np.int64), arrays["y_indices"].astype(np.int32)
+    check_lists("y", indptr, indices, num_nodes, num_tasks)
+    ones = np.ones(len(indices), dtype=np.bool_)
+    return store_csr(sp.csr_matrix((ones, indices, indptr), shape=(num_nodes, num_tasks)), observed)
+
+
+def _unpack_split(
+    kind: str, arrays: Mapping[str, NDArray[Any]], num_nodes: int, num_tasks: int
+) -> Split:
+    if kind == "task":
+        return TaskNodeSplit(*(BitMatrix(arrays[f"cells_{name}"], num_tasks) for name in SPLITS))
+    return NodeSplit(*(arrays[f"split_{name}"] for name in SPLITS), num_nodes=num_nodes)
+
+
+def _unpack_extras(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    found = dict(header["extras"])
+    return found | {name[6:]: arrays[name] for name in arrays if name.startswith("extra_")}
 
 
 def _pack_labels(labels: TargetStore, arrays: Arrays, label_bits: bool) -> None:

@@ -21,15 +21,7 @@ from gnn_mtl._core.errors import FileFormatError
 from gnn_mtl._core.files import atomic_path
 from gnn_mtl.datasets._build import both_ways, warn_unlearnable
 from gnn_mtl.datasets._fingerprint import array_sha256
-from gnn_mtl.datasets._layout import (
-    Arrays,
-    check_header,
-    pack_graph,
-    unpack_extras,
-    unpack_features,
-    unpack_labels,
-    unpack_split,
-)
+from gnn_mtl.datasets._layout import Arrays, check_header, pack_graph, unpack_graph
 from gnn_mtl.datasets._task_graph import TaskGraph
 from gnn_mtl.graph import CSCGraph
 
@@ -78,35 +70,28 @@ def load_npz(path: str | os.PathLike[str], *, keep_direction: bool = False) -> T
         LabelWarning: If tasks have no positive in training.
     """
     arrays = read_arrays(path)
-    header = _read_header(arrays, path)
+    header = pop_header(arrays, path)
     found = {name: array_sha256(array) for name, array in arrays.items()}
     if changed := sorted(
         name for name in found | header["sha256"] if found.get(name) != header["sha256"].get(name)
     ):
         raise FileFormatError(
-            f"{path} should hold the arrays its header has checksums for. Changed, missing or added: "
-            f"{', '.join(changed)}. Fetch or build the file again."
+            f"{path} should hold the arrays its header has checksums for. Changed, missing or "
+            f"added: {', '.join(changed)}. Fetch or build the file again."
         )
-    nodes, tasks = int(header["num_nodes"]), int(header["num_tasks"])
     csc = CSCGraph.from_edge_index(
-        arrays["edge_index"], nodes, undirected=header["edges"] == "undirected",
+        arrays["edge_index"], int(header["num_nodes"]), undirected=header["edges"] == "undirected",
         deduplicate=False, keep_edge_ids="edge_attr" in arrays,
     )  # fmt: skip
     if header["edges"] == "directed" and header["directed"] and not keep_direction:
         csc = both_ways(csc)
-    graph = TaskGraph(
-        csc, unpack_labels(arrays, nodes, tasks),
-        unpack_split(header["split"], arrays, nodes, tasks),
-        x=unpack_features(arrays, nodes), edge_attr=arrays.get("edge_attr"),
-        label_names=arrays["label_names"].tolist(), name=header["name"],
-        directed=header["directed"], extras=unpack_extras(header, arrays),
-    )  # fmt: skip
+    graph = unpack_graph(header, arrays, csc)
     warn_unlearnable(graph)
     return graph
 
 
-def read_arrays(path: str | os.PathLike[str]) -> Arrays:
-    """Return all arrays of an ``.npz`` file.
+def read_arrays(path: str | os.PathLike[str], *names: str) -> Arrays:
+    """Return the named arrays of an ``.npz`` file, or all.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -114,7 +99,7 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
     """
     try:
         with np.load(Path(path), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in names or archive.files}
     except FileNotFoundError:
         raise
     except (*UNREADABLE, AttributeError, TypeError) as error:
@@ -124,7 +109,12 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
         ) from error
 
 
-def _read_header(arrays: Arrays, path: str | os.PathLike[str]) -> dict[str, Any]:
+def pop_header(arrays: Arrays, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Take the header out of the arrays of a file and check it.
+
+    Raises:
+        FileFormatError: If it is missing, no JSON, or of another layout.
+    """
     if "header" not in arrays:
         raise FileFormatError(
             f"{path} should have a `header`. Found arrays {', '.join(sorted(arrays)[:8])}. "

@@ -1,10 +1,10 @@
 """Edges of planted graphs: a repeatable stream of pairs, degree-corrected and by community.
 
 A pair is drawn by choosing a community in proportion to the summed weights of its members, then two
-members in proportion to theirs; with probability ``mixing`` the community is the whole graph. Weights
-follow a power law, so expected degrees do (a degree-corrected block model with overlapping blocks, as
-in Karrer & Newman, Phys. Rev. E 83, 016107, 2011). Chunk k of the stream depends on (seed, k) only:
-it can be drawn again instead of kept.
+members in proportion to theirs; with probability ``mixing`` the community is the whole graph.
+Weights follow a power law, so expected degrees do (a degree-corrected block model, Karrer & Newman,
+Phys. Rev. E 83, 016107, 2011, with overlapping blocks). Chunk k of the stream depends on (seed, k)
+only: it can be drawn again instead of kept.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Stream:
 
     def take(self, draws: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
         """Yield the first ``draws`` pairs in chunks."""
-        for number in range(0, (draws + CHUNK - 1) // CHUNK):
+        for number in range((draws + CHUNK - 1) // CHUNK):
             source, target = self.chunk(number)
             left = draws - number * CHUNK
             yield source[:left], target[:left]
@@ -121,8 +121,8 @@ def _draws_for(stream: _Stream, num_edges: int, num_nodes: int) -> int:
             return int(np.sort(places)[int(np.ceil(wanted)) - 1]) + 1
         goal = int(number * CHUNK + 1.2 * (wanted - len(keys)) * 2**bits)
     raise UsageError(
-        f"Expected {num_edges} distinct edges within {MAX_DRAWS_PER_EDGE} draws each. The communities "
-        "are too small to hold them: ask for fewer edges or communities, or more mixing."
+        f"Expected {num_edges} distinct edges within {MAX_DRAWS_PER_EDGE} draws each. The "
+        "communities are too small: ask for fewer edges or communities, or more mixing."
     )
 
 
@@ -184,7 +184,7 @@ def _pairs(uniform, indptr, nodes, keep, alias, block_keep, block_alias):  # typ
 
 @numba.njit(cache=True, nogil=True)
 def _hashed_pairs(source, target, num_nodes, bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return keys and places of the pairs, self-loops apart, whose hash has ``bits`` leading zeros."""
+    """Return keys and places of the pairs u != v whose hash starts with ``bits`` zeros."""
     keys = np.empty(len(source), dtype=np.int64)
     places = np.empty(len(source), dtype=np.int64)
     count = 0

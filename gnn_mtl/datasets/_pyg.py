@@ -70,8 +70,9 @@ def to_pyg(graph: TaskGraph) -> Data:
         edge_index=torch.from_numpy(graph.csc.to_edge_index()), y=torch.from_numpy(y),
         num_nodes=graph.num_nodes,
     )  # fmt: skip
-    if graph.x is not None:
-        dense = graph.x.toarray() if sp.issparse(graph.x) else np.array(graph.x, dtype=np.float32)
+    x: Any = graph.x
+    if x is not None:
+        dense = x.toarray() if sp.issparse(x) else np.array(x, dtype=np.float32)
         data.x = torch.from_numpy(dense)
     if graph.edge_attr is not None and graph.csc.edge_ids is not None:
         data.edge_attr = torch.from_numpy(graph.edge_attr[graph.csc.edge_ids])

@@ -19,7 +19,7 @@ from gnn_mtl.datasets._task_graph import TaskGraph
 
 DESCRIPTIONS = {
     "debian-tags": "Debian packages, dependency links, 66 debtags; comes with gnn-mtl",
-    "planted": "generated; arguments after a colon, e.g. planted:num_nodes=5000,num_tasks=60,seed=1",
+    "planted": "generated; arguments after a colon, e.g. planted:num_nodes=5000,seed=1",
 }
 
 
@@ -58,7 +58,7 @@ def load_dataset(
             return load_folder(path, keep_direction=keep_direction)
         path = single
     if path.is_file():
-        _check_sum(path)
+        check_sum(path)
         return load_npz(path, keep_direction=keep_direction)
     raise DatasetNotFoundError(_not_found(text))
 
@@ -69,7 +69,7 @@ def list_datasets() -> dict[str, str]:
 
 
 def _embedded(name: str) -> Path:
-    """Return the folder of a dataset that comes with the package, installed or in its repository."""
+    """Return the folder of a dataset that comes with the package or lies in its repository."""
     package = Path(gnn_mtl.__file__).parent
     for place in (package / "_data" / name, package.parent / "data" / name):
         if place.is_dir():
@@ -80,7 +80,7 @@ def _embedded(name: str) -> Path:
     )
 
 
-def _check_sum(path: Path) -> None:
+def check_sum(path: Path) -> None:
     """Compare a file with the ``SHA256SUMS`` beside it, if there is one that names it."""
     sums = path.parent / "SHA256SUMS"
     if not sums.is_file():
@@ -98,8 +98,8 @@ def _not_found(text: str) -> str:
     near = difflib.get_close_matches(text, DESCRIPTIONS, n=2, cutoff=0.4)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return (
-        f"Expected the name of a dataset ({', '.join(DESCRIPTIONS)}) or the path of an .npz file or "
-        f"folder. Found {text!r}, which is neither.{hint}"
+        f"Expected the name of a dataset ({', '.join(DESCRIPTIONS)}) or the path of an .npz file "
+        f"or folder. Found {text!r}, which is neither.{hint}"
     )
 
 

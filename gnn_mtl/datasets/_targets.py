@@ -39,7 +39,7 @@ class TargetStore(Protocol):
         """Which cells are known."""
 
     def gather(self, nodes: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return (positive, observed) of the nodes, bool ``[B, T]`` each, none positive unobserved."""
+        """Return (positive, observed) of the nodes, bool ``[B, T]``; positives are observed."""
 
     def select(self, tasks: NDArray[np.int64]) -> TargetStore:
         """Return the same store for some tasks only, without copying the labels."""
@@ -204,6 +204,8 @@ def labelled_nodes(store: TargetStore) -> NDArray[np.bool_]:
 
 def positive_lists(store: TargetStore) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return the observed positives of every node as (indptr int64 ``[N + 1]``, task ids int32)."""
+    if isinstance(store, ListTargets) and not isinstance(store.observed, BitMatrix):
+        return _visible_lists(store, store.observed)
     counts, tasks = [np.zeros(1, dtype=np.int64)], [np.zeros(0, dtype=np.int32)]
     for rows in row_slices(store.num_nodes, store.num_tasks):
         positive, _ = store.gather(rows)
@@ -271,12 +273,24 @@ def _from_sparse(labels: sp.csr_matrix) -> sp.csr_matrix:
         node = int(np.searchsorted(labels.indptr, first, side="right")) - 1
         raise LabelError(
             f"Sparse labels should hold 0 and 1 only. Found {labels.data[first]} at node {node}, "
-            f"task {labels.indices[first]}. Say which cells are unknown with `observed`, not with NaN."
+            f"task {labels.indices[first]}. Mark unknown cells with `observed`, not with NaN."
         )
     if labels.shape[1] == 0:
         raise LabelError(f"Labels should have shape [N, T] with T >= 1. Found {labels.shape}.")
     labels.eliminate_zeros()
     return labels
+
+
+def _visible_lists(
+    store: ListTargets, labelled: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return the lists of a store without hidden tasks and unlabelled nodes, never unpacked."""
+    task = store.position[store.indices]
+    row = np.repeat(np.arange(store.num_nodes), np.diff(store.indptr))
+    keep = (task >= 0) & labelled[row]
+    row, task = row[keep], task[keep]
+    counts = np.bincount(row, minlength=store.num_nodes)
+    return np.concatenate([[0], np.cumsum(counts)]), task[np.lexsort((task, row))]
 
 
 def _per_node(known: BitMatrix) -> Observed:

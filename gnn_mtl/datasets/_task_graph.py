@@ -240,16 +240,6 @@ class TaskGraph:
         other._split = split
         return other
 
-    def symmetrized(self) -> TaskGraph:
-        """Return the same graph with messages passing both ways along every edge."""
-        from gnn_mtl.datasets._build import both_ways
-
-        if self.csc.is_symmetric():
-            return self
-        other = self._copy()
-        other.csc = both_ways(self.csc)
-        return other
-
     @cached_property
     def _digest(self) -> str:
         from gnn_mtl.datasets._fingerprint import fingerprint

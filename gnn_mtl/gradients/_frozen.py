@@ -15,7 +15,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
     Every module is put into evaluation mode, so dropout draws nothing and batch normalisation keeps
     its running statistics; each module's own mode, the CPU and CUDA random states and the gradients
-    already stored on the parameters are as before when the block ends.
+    already stored on the parameters are as before when the block ends (inside there are none).
     """
     modes = {module: module.training for module in model.modules()}
     gradients = {parameter: parameter.grad for parameter in model.parameters()}
@@ -24,6 +24,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     )
     with torch.random.fork_rng(devices=devices):
         model.eval()
+        for parameter in gradients:
+            parameter.grad = None  # a backward pass in the block would add to it in place
         try:
             yield
         finally:

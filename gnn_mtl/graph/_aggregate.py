@@ -53,7 +53,7 @@ def aggregate(
         )
     out = _Aggregate.apply(x, block, None if weight is None else weight.detach())
     if reduce == "mean":
-        return out * (1.0 / block.degrees.clamp(min=1)).to(out.dtype)[:, None]
+        return out / block.degrees.clamp(min=1).to(out.dtype)[:, None]
     return out
 
 

@@ -47,8 +47,19 @@ class CSCGraph:
                 f"`indptr` should run from 0 to the number of edges {len(self.indices)}. "
                 f"Found {int(self.indptr[0])} to {int(self.indptr[-1])}."
             )
-        if self.indices.dtype != np.int32:
-            raise GraphError(f"`indices` should be int32. Found {self.indices.dtype}.")
+        if np.any(self.indptr[1:] < self.indptr[:-1]):
+            raise GraphError("`indptr` should never decrease. Found a decrease.")
+        if self.indices.dtype != np.int32 or self.indices.ndim != 1:
+            raise GraphError(
+                "`indices` should be an int32 vector [E]. "
+                f"Found {self.indices.dtype} with shape {self.indices.shape}."
+            )
+        if len(self.indices):
+            low, high = int(self.indices.min()), int(self.indices.max())
+            if low < 0 or high >= self.num_nodes:
+                raise GraphError(
+                    f"`indices` should lie in [0, {self.num_nodes}). Found {low} to {high}."
+                )
         if self.edge_ids is not None and len(self.edge_ids) != len(self.indices):
             raise GraphError(
                 f"`edge_ids` should hold {len(self.indices)} ids. Found {len(self.edge_ids)}."
@@ -153,14 +164,20 @@ class CSCGraph:
         edge_ids = np.empty(total if keep_edge_ids else 0, dtype=id_type)
         cursor = indptr[:-1].copy()
         offset = 0
+        fits = True
         for source, target in chunks():
-            _scatter(
-                source, target, cursor, indices, edge_ids, offset, undirected, remove_self_loops
-            )
+            _check_ids(source, target, num_nodes)
+            fits = _scatter(
+                source, target, indptr, cursor, indices, edge_ids, offset, undirected,
+                remove_self_loops,
+            )  # fmt: skip
             offset += len(source)
-        if offset != seen or not np.array_equal(cursor, indptr[1:]):
+            if not fits:
+                break
+        if not fits or not np.array_equal(cursor, indptr[1:]):
             raise GraphError(
-                f"The edge stream should give the same edges twice. Found {seen} edges, then {offset}."
+                f"The edge stream should give the same {seen} edges twice. Found other ones the "
+                f"second time, within the first {offset}."
             )
         del cursor
         kept = _sort_rows(indptr, indices, edge_ids, deduplicate)
@@ -212,23 +229,31 @@ def _count(source, target, indptr, undirected, remove_self_loops):  # type: igno
 
 
 @numba.njit(cache=True, nogil=True)
-def _scatter(source, target, cursor, indices, edge_ids, offset, undirected, remove_self_loops):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _scatter(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    source, target, indptr, cursor, indices, edge_ids, offset, undirected, remove_self_loops  # noqa: ANN001
+):
+    """Put each edge into its target's row; return False where a row has no room left."""
     keep_ids = len(edge_ids) > 0
     for e in range(len(source)):
         u, v = source[e], target[e]
         if u == v and remove_self_loops:
             continue
         position = cursor[v]
+        if position == indptr[v + 1]:
+            return False
         indices[position] = u
         if keep_ids:
             edge_ids[position] = offset + e
         cursor[v] = position + 1
         if undirected and u != v:
             position = cursor[u]
+            if position == indptr[u + 1]:
+                return False
             indices[position] = v
             if keep_ids:
                 edge_ids[position] = offset + e
             cursor[u] = position + 1
+    return True
 
 
 @numba.njit(cache=True, nogil=True)

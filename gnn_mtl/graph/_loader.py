@@ -84,7 +84,7 @@ class NeighborLoader:
         backend: Sampler backend, see :class:`NeighborSampler`.
 
     Raises:
-        UsageError: If the split has no node, or a size is not positive.
+        UsageError: If the split has no node or an unknown one, or a size is not positive.
     """
 
     def __init__(
@@ -120,6 +120,11 @@ class NeighborLoader:
             nodes = nodes.nonzero()[0]
         if len(nodes) == 0:
             raise UsageError(f"The split {split!r} should hold at least one node. Found none.")
+        if int(nodes.min()) < 0 or int(nodes.max()) >= graph.csc.num_nodes:
+            raise UsageError(
+                f"`input_nodes` should be node ids in [0, {graph.csc.num_nodes}). "
+                f"Found {int(nodes.min())} to {int(nodes.max())}."
+            )
         self.graph = graph
         self.split = split
         self.input_nodes = nodes.astype(np.int64)

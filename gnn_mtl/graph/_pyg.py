@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch_geometric.sampler import BaseSampler, NodeSamplerInput, SamplerOutput
 
+from gnn_mtl._core.errors import UsageError
 from gnn_mtl.graph._csc import CSCGraph
 from gnn_mtl.graph._sampler import Backend, NeighborSampler
 
@@ -20,9 +21,9 @@ class PyGNeighborSampler(BaseSampler):
         sampler = PyGNeighborSampler(graph.csc, num_neighbors=[10, 10], seed=0)
         loader = NodeLoader(graph.to_pyg(), node_sampler=sampler, input_nodes=train_idx)
 
-    Edges follow PyG's convention (``row`` sources, ``col`` targets), ``edge`` holds the original
-    edge ids where the graph keeps them, and ``num_sampled_nodes`` / ``num_sampled_edges`` are set, so
-    ``trim_to_layer`` works. Randomness is keyed by the seed, the epoch (:attr:`epoch`, set by the
+    Edges follow PyG's convention (``row`` sources, ``col`` targets), ``edge`` holds what the edge
+    features of the loader's ``Data`` are addressed by, and ``num_sampled_nodes`` /
+    ``num_sampled_edges`` are set, so ``trim_to_layer`` works. Randomness is keyed by the seed, the epoch (:attr:`epoch`, set by the
     user) and the batch's first input, so worker processes do not change the batches.
 
     Args:
@@ -30,7 +31,13 @@ class PyGNeighborSampler(BaseSampler):
         num_neighbors: Fan-out per hop.
         replace: Sample with replacement.
         seed: Seed of the stream.
+        original_edges: Number edges as the edge list the graph was built from (needs its
+            ``edge_ids``), for a ``Data`` with that list; otherwise as in the graph's ``indices``,
+            which is the order of ``TaskGraph.to_pyg``.
         backend: See :class:`NeighborSampler`.
+
+    Raises:
+        UsageError: As :class:`NeighborSampler`, or if ``original_edges`` are not kept.
     """
 
     def __init__(
@@ -40,13 +47,19 @@ class PyGNeighborSampler(BaseSampler):
         *,
         replace: bool = False,
         seed: int = 0,
+        original_edges: bool = False,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
+        if original_edges and graph.edge_ids is None:
+            raise UsageError(
+                "`original_edges` needs a graph that keeps the ids of its edges. Found none; build "
+                "it with CSCGraph.from_edge_index(..., keep_edge_ids=True)."
+            )
         self.sampler = NeighborSampler(
             graph, num_neighbors, replace=replace, edge_positions=True, backend=backend
         )
-        self.graph = graph
+        self._edge_ids = graph.edge_ids if original_edges else None
         self.seed = seed
         self.epoch = 0
 
@@ -59,8 +72,8 @@ class PyGNeighborSampler(BaseSampler):
             torch.arange(len(sample.indptr) - 1), sample.indptr.diff().long()
         )
         edge = sample.edge_positions
-        if edge is not None and self.graph.edge_ids is not None:
-            edge = torch.from_numpy(self.graph.edge_ids[edge.numpy()]).long()
+        if edge is not None and self._edge_ids is not None:
+            edge = torch.from_numpy(self._edge_ids[edge.numpy()]).long()
         ends = [0, *(int(sample.indptr[n]) for n in sample.num_nodes[:-1])]
         nodes = [0, *sample.num_nodes]
         return SamplerOutput(
@@ -74,7 +87,10 @@ class PyGNeighborSampler(BaseSampler):
             metadata=(inputs.input_id, inputs.time),
         )
 
-    @property
-    def edge_permutation(self) -> None:
-        """Edge ids are original ones already."""
-        return
+    def sample_from_edges(self, *_: Any, **__: Any) -> SamplerOutput:  # noqa: ANN401
+        """Raise: this project predicts nodes, so only ``NodeLoader`` is served.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError("PyGNeighborSampler samples around nodes only; use PyG's NodeLoader.")

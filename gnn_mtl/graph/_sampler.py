@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gnn_mtl._core.errors import UsageError
+from gnn_mtl._core.errors import GraphError, UsageError
 from gnn_mtl._core.seeding import derive_seed
 from gnn_mtl.graph._counter import draw, draw_torch, node_key, node_key_torch
 from gnn_mtl.graph._csc import CSCGraph
@@ -123,12 +123,22 @@ class NeighborSampler:
             seed: Seed of the stream.
             epoch: Number of the epoch; another number gives other neighbours.
             batch: Number of the batch within the epoch.
+
+        Raises:
+            GraphError: If a seed lies outside ``[0, N)``.
         """
         key = derive_seed(seed, "neighbors", epoch, batch)
+        if not isinstance(seeds, Tensor):
+            seeds = torch.from_numpy(np.array(seeds, dtype=np.int64))
+        ids = seeds.to(self.device, torch.int64)
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= self.graph.num_nodes):
+            raise GraphError(
+                f"Seeds should be node ids in [0, {self.graph.num_nodes}). "
+                f"Found {int(ids.min())} to {int(ids.max())}."
+            )
         if self.backend == "numba":
-            return self._sample_numba(np.asarray(seeds, dtype=np.int64), key)
-        seeds = torch.as_tensor(seeds, dtype=torch.int64, device=self.device)
-        return self._sample_torch(seeds, key)
+            return self._sample_numba(ids.numpy(), key)
+        return self._sample_torch(ids, key)
 
     def _sample_numba(self, seeds: NDArray[np.int64], key: int) -> Sample:
         scratch = getattr(self._scratch, "array", None)
@@ -152,8 +162,11 @@ class NeighborSampler:
             self._scratch.tensor = scratch
         unseen = torch.iinfo(torch.int64).max
         n_id = seeds
-        scratch[seeds.flip(0)] = torch.arange(len(seeds), device=self.device).flip(0)
         first = torch.full((self.graph.num_nodes,), unseen, device=self.device)
+        order = torch.arange(len(seeds), device=self.device)
+        first.scatter_reduce_(0, seeds, order, "amin")
+        scratch[seeds] = first[seeds]
+        first[seeds] = unseen
         frontier = seeds
         counts, sources, positions = [], [], []
         num_nodes = [len(seeds)]

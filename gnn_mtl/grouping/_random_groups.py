@@ -16,8 +16,8 @@ def random_groups(
     """Draw groups of exactly these sizes that together hold every task.
 
     If the sizes add up to T the result is a uniformly random partition. If they add up to more (a
-    grouping whose tasks repeat), each task first gets one random slot and the slots left over go to
-    random tasks not yet in that group.
+    grouping whose tasks repeat), the first T places hold every task once, in random order, and each
+    place left over a random task not yet in its group.
 
     Args:
         sizes: Size of each group, in order.
@@ -37,11 +37,11 @@ def random_groups(
             f"Group sizes should add up to at least the {num_tasks} tasks. "
             f"Found {list(sizes)}, which add up to {sum(sizes)}."
         )
-    slots = generator.permutation(np.repeat(np.arange(len(sizes)), sizes))[:num_tasks]
     tasks = generator.permutation(num_tasks)
+    group_of = np.repeat(np.arange(len(sizes)), sizes)[:num_tasks]
     groups: Groups = []
     for number, size in enumerate(sizes):
-        first = tasks[slots == number]
+        first = tasks[group_of == number]
         others = np.setdiff1d(np.arange(num_tasks), first)
         extra = generator.permutation(others)[: size - len(first)]
         groups.append(tuple(sorted([*first.tolist(), *extra.tolist()])))

@@ -22,11 +22,14 @@ class Encoder(nn.Module, ABC):
         in_channels: Width F of the input features.
         out_channels: Width D of the representations.
         num_hops: Number of blocks it consumes; 0 if it only reads the seeds' own features.
+        elementwise_after_final: Whether what follows the sum of :meth:`final_linears` acts on
+            every entry by itself in evaluation mode (ReLU, frozen batch norm; not layer norm).
     """
 
     in_channels: int
     out_channels: int
     num_hops: int
+    elementwise_after_final: bool = False
 
     @abstractmethod
     def forward(self, batch: MiniBatch) -> Tensor:
@@ -87,6 +90,7 @@ class ConvEncoder(Encoder):
         self.num_hops = len(convs)
         self.norms = nn.ModuleList(make_norm(norm, width) for width in channels[1:])
         self.dropout = nn.Dropout(dropout)
+        self.elementwise_after_final = norm != "layer"
 
     def forward(self, batch: MiniBatch) -> Tensor:
         """Return representations ``[B, D]`` of the seeds."""
@@ -133,10 +137,21 @@ def layer_widths(in_channels: int, hidden_channels: int, num_layers: int) -> lis
     return [in_channels, *[hidden_channels] * num_layers]
 
 
+class _BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that takes one row too: by the running statistics, as it has no spread."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) == 1:
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+
 def make_norm(kind: Norm, width: int) -> nn.Module:
     """Return the normalisation layer of that kind."""
     if kind == "batch":
-        return nn.BatchNorm1d(width)
+        return _BatchNorm(width)
     if kind == "layer":
         return nn.LayerNorm(width)
     if kind == "none":

@@ -69,7 +69,7 @@ class GATv2Encoder(ConvEncoder):
         *,
         heads: int = 4,
         edge_channels: int | None = None,
-        norm: Norm = "layer",
+        norm: Norm = "batch",
         dropout: float = 0.2,
     ) -> None:
         widths = layer_widths(in_channels, hidden_channels, num_layers)
@@ -91,9 +91,9 @@ class GATv2:
     """Number of layers, one sampled hop each."""
     heads: int = 4
     """Attention heads."""
-    norm: Norm = "layer"
+    norm: Norm = "batch"
     """Normalisation after each layer."""
-    dropout: float = 0.2
+    dropout: float = 0.5
     """Share of activations dropped between layers."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> GATv2Encoder:

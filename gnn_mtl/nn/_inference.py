@@ -44,17 +44,18 @@ def exact_logits(
 
     Cost: for L layers L * E * D additions and N * D * 4 bytes for two layers at a time.
     """
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        rows = []
-        for h in _representations(model.encoder, graph, np.asarray(nodes), torch.device(device)):
-            rows.append(model.heads(h).float().cpu())
-        if not rows:
+        rows: list[Tensor] = []
+        if len(nodes) == 0:
             return np.zeros((0, model.num_tasks), dtype=np.float32)
+        for h in _representations(model.encoder, graph, np.array(nodes), torch.device(device)):
+            rows.append(model.heads(h).float().cpu())
         return torch.cat(rows).numpy()
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _representations(
@@ -105,7 +106,7 @@ def _only_read_sources(x: Tensor, block: Block) -> tuple[Tensor, Block]:
         indices.to(block.indices.dtype),
         len(used),
         edge_attr=block.edge_attr,
+        src_degrees=None if block.src_degrees is None else block.src_degrees[used.long()],
         dst_degrees=block.dst_degrees,
     )
     return x[used.long()], compact
-

@@ -21,7 +21,7 @@ class MLPEncoder(Encoder):
         hidden_channels: int,
         num_layers: int = 2,
         *,
-        norm: Norm = "layer",
+        norm: Norm = "batch",
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
@@ -32,6 +32,7 @@ class MLPEncoder(Encoder):
         )
         self.norms = nn.ModuleList(make_norm(norm, width) for width in widths[1:])
         self.dropout = nn.Dropout(dropout)
+        self.elementwise_after_final = norm != "layer"
 
     def forward(self, batch: MiniBatch) -> Tensor:
         """Return representations ``[B, D]`` of the seeds."""
@@ -59,9 +60,9 @@ class MLP:
     """Width of every layer."""
     num_layers: int = 2
     """Number of layers."""
-    norm: Norm = "layer"
+    norm: Norm = "batch"
     """Normalisation after each layer."""
-    dropout: float = 0.2
+    dropout: float = 0.5
     """Share of activations dropped between layers."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> MLPEncoder:  # noqa: ARG002

@@ -21,8 +21,8 @@ class PyGEncoder(Encoder):
         module: Returns node representations ``[S, D]``.
         out_channels: Their width D.
         num_hops: Number of hops to sample: the number of its layers.
-        final: The last shared layer, for gradients of that block; default: the module's last child
-            that has parameters.
+        final: The last shared layer, for gradients of that block; default: the last child that has
+            parameters, looked for inside ``ModuleList`` and ``Sequential``.
     """
 
     def __init__(
@@ -38,12 +38,7 @@ class PyGEncoder(Encoder):
         self.in_channels = -1
         self.out_channels = out_channels
         self.num_hops = num_hops
-        leaves = [
-            child
-            for child in module.modules()
-            if any(True for _ in child.parameters(recurse=False)) and child is not module
-        ]
-        self._final = [final or (leaves[-1] if leaves else module)]
+        self._final = (_last_layer(module) if final is None else final,)  # a tuple registers nothing
         signature = inspect.signature(module.forward)
         self._takes_edge_attr = "edge_attr" in signature.parameters
 
@@ -67,3 +62,12 @@ class PyGEncoder(Encoder):
     def final_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the last shared layer."""
         return [p for p in self._final[0].parameters() if p.requires_grad]
+
+
+def _last_layer(module: nn.Module) -> nn.Module:
+    """The last child with parameters; the module itself if it has no such child."""
+    children = [child for child in module.children() if any(True for _ in child.parameters())]
+    if not children:
+        return module
+    last = children[-1]
+    return _last_layer(last) if isinstance(last, nn.ModuleList | nn.Sequential) else last

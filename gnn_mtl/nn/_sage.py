@@ -40,7 +40,7 @@ class SAGEEncoder(ConvEncoder):
         hidden_channels: int,
         num_layers: int = 2,
         *,
-        norm: Norm = "layer",
+        norm: Norm = "batch",
         dropout: float = 0.2,
     ) -> None:
         widths = layer_widths(in_channels, hidden_channels, num_layers)
@@ -57,9 +57,9 @@ class SAGE:
     """Width of every layer."""
     num_layers: int = 2
     """Number of layers, one sampled hop each."""
-    norm: Norm = "layer"
+    norm: Norm = "batch"
     """Normalisation after each layer."""
-    dropout: float = 0.2
+    dropout: float = 0.5
     """Share of activations dropped between layers."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> SAGEEncoder:  # noqa: ARG002

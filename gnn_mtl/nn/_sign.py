@@ -61,7 +61,7 @@ class SIGNEncoder(Encoder):
         hidden_channels: int,
         hops: int = 2,
         *,
-        norm: Norm = "layer",
+        norm: Norm = "batch",
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
@@ -76,6 +76,7 @@ class SIGNEncoder(Encoder):
         self.maps = nn.ModuleList(nn.Linear(width, hidden_channels) for _ in range(self.copies))
         self.copy_norm = make_norm(norm, hidden_channels * self.copies)
         self.dropout = nn.Dropout(dropout)
+        self.elementwise_after_final = norm != "layer"
         self.last = nn.Linear(hidden_channels * self.copies, hidden_channels)
         self.norm = make_norm(norm, hidden_channels)
 
@@ -104,9 +105,9 @@ class SIGN:
     """Width of every layer."""
     hops: int = 2
     """Number of propagation steps; the features are (hops + 1) times as wide."""
-    norm: Norm = "layer"
+    norm: Norm = "batch"
     """Normalisation after each layer."""
-    dropout: float = 0.2
+    dropout: float = 0.5
     """Share of activations dropped before the last layer."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> SIGNEncoder:  # noqa: ARG002

@@ -13,7 +13,7 @@ from gnn_mtl.metrics import PairedTest, delta_p, holm, paired_test
 from gnn_mtl.records import RunRecord
 from gnn_mtl.reports._methods import Method, Study
 from gnn_mtl.reports._scores import one_study
-from gnn_mtl.reports._table import MINUS, TIMES, Cell, Column, Row, Table
+from gnn_mtl.reports._table import TIMES, Cell, Column, Row, Table, format_number
 
 METRICS = {"ap": "AP", "auroc": "AUROC"}
 
@@ -93,12 +93,18 @@ def compare_runs(records: Iterable[RunRecord] | Study, reference: str = "joint")
             notes.append(f"{method.label} shares no seed and label with {base.label}.")
             continue
         compared.append(one)
-        if len(one.tasks) < study.num_tasks:
-            notes.append(
-                f"{method.label} and {base.label} are compared over {len(one.tasks)} of "
-                f"{study.num_tasks} labels: those that both have a test score for."
-            )
+    for size in sorted({len(one.tasks) for one in compared} - {study.num_tasks}, reverse=True):
+        names = ", ".join(one.method.label for one in compared if len(one.tasks) == size)
+        notes.append(
+            f"Over {size} of {study.num_tasks} labels, those scored on both sides on every seed: "
+            f"{names}."
+        )
     return Comparison(study, base, tuple(_corrected(compared)), tuple(notes))
+
+
+def interval(test: PairedTest) -> str:
+    """Write the 95 % interval of a difference, in percentage points."""
+    return f"{format_number(test.low, 'points')} to {format_number(test.high, 'points')}"
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -113,7 +119,7 @@ def comparison_table(comparison: Comparison) -> Table:
     columns += [
         Column("wilcoxon", "p Wilcoxon", "probability", "signed ranks over labels, AP, as it is"),
         Column("counts", "wins / ties / losses", "text", "labels, by mean AP over seeds"),
-        Column("delta_p", "Δp", "points", "mean relative AP change against single-task models, %"),
+        Column("delta_p", "Δp", "change", "mean relative AP change against single-task models"),
         Column("base", f"seeds {TIMES} labels", "text", "what the comparison is over"),
     ]
     rows = tuple(_row(one) for one in comparison.methods)
@@ -174,9 +180,7 @@ def _row(one: MethodComparison) -> Row:
     runs = one.method.runs
     for metric, test in one.tests.items():
         cells[f"{metric}.delta"] = Cell((test.delta,), runs)
-        cells[f"{metric}.interval"] = Cell(
-            text=f"{100 * test.low:+.2f} to {100 * test.high:+.2f}".replace("-", MINUS), runs=runs
-        )
+        cells[f"{metric}.interval"] = Cell(text=interval(test), runs=runs)
         cells[f"{metric}.p"] = Cell((test.p_holm,), runs)
     test = one.tests["ap"]
     cells["wilcoxon"] = Cell((test.p_wilcoxon,), runs)

@@ -11,7 +11,9 @@ from gnn_mtl.metrics import Summary, summarize
 from gnn_mtl.records import RunRecord
 
 DASH, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
-Unit = Literal["percent", "points", "seconds", "count", "probability", "megabytes", "text", "ratio"]
+Unit = Literal[
+    "percent", "points", "seconds", "count", "probability", "megabytes", "text", "change"
+]
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,14 @@ def format_number(value: float, unit: Unit) -> str:
         return f"{100 * value:.2f}"
     if unit == "points":
         return f"{100 * value:+.2f}".replace("-", MINUS)
+    if unit == "seconds" and value == 0:
+        return "0"
     if unit == "seconds":
         return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
     if unit == "probability":
         return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
-    if unit == "ratio":
-        return f"{value:.2f}"
+    if unit == "change":
+        return f"{100 * value:+.1f} %".replace("-", MINUS)
     if unit == "megabytes":
         return f"{value:,.0f}"
     return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.2f} M"
@@ -94,6 +98,6 @@ def format_cell(cell: Cell | None, column: Column) -> str:
     mean = format_number(summary.mean, column.unit)
     if summary.std is None or column.unit in ("probability", "text"):
         return mean
-    if summary.std == 0 and column.unit in ("count", "megabytes"):
+    if summary.std == 0 and column.unit in ("count", "megabytes", "seconds"):
         return mean
     return f"{mean} ± {format_number(summary.std, column.unit).removeprefix('+')}"

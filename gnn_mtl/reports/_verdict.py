@@ -12,6 +12,7 @@ from gnn_mtl.reports._methods import Method, Study
 from gnn_mtl.reports._table import TIMES, format_number
 
 LEVEL = 0.05
+SPACE = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def _judged(one: MethodComparison, comparison: Comparison, trivial: list[Method]
     details = [
         f"The 95 % interval of the difference is {_points(test.low)} to {_points(test.high)} "
         f"points, over {_count(len(one.seeds), 'seed')} {TIMES} {_count(len(one.tasks), 'label')} "
-        f"(p corrected for {_count(others, 'comparison')} with {base}).",
+        f"(corrected for {_count(others, 'comparison')} with {base}).",
         f"{_count(test.wins, 'label')} gained, {test.losses} lost and {test.ties} tied "
         f"(Wilcoxon over labels: {_p(test.p_wilcoxon)}).",
     ]
@@ -124,11 +125,9 @@ def _control(method: Method, control: Method, comparison: Comparison) -> str:
         return f"{control.label} shares no seed with it, so random groups say nothing here."
     p = _p(test.p_bootstrap)
     if test.p_bootstrap < LEVEL and test.delta > 0:
-        return f"It beat random groups ({control.label}) by {_points(test.delta)} points ({p})."
+        return f"It beat random groups ({control.label}) by {_size(test.delta)} points ({p})."
     if test.p_bootstrap < LEVEL:
-        return (
-            f"Random groups ({control.label}) did better, by {_points(-test.delta)} points ({p})."
-        )
+        return f"Random groups ({control.label}) did better, by {_size(test.delta)} points ({p})."
     return (
         f"Random groups ({control.label}) did as well ({_points(test.delta)} points, {p}): "
         "what was grouped with what made no measurable difference."
@@ -157,9 +156,13 @@ def _points(value: float) -> str:
     return format_number(value, "points")
 
 
+def _size(value: float) -> str:
+    return format_number(abs(value), "percent")
+
+
 def _p(value: float) -> str:
     text = format_number(value, "probability")
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
+    return f"p{SPACE}{text}" if text.startswith("<") else f"p{SPACE}={SPACE}{text}"
 
 
 def _count(number: int, noun: str) -> str:

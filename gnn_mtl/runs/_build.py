@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gnn_mtl._core.seeding import derive_seed
 from gnn_mtl.datasets import TaskGraph, load_dataset, structural_features
@@ -29,7 +30,7 @@ def with_features(graph: TaskGraph, config: RunConfig) -> TaskGraph:
     if graph.x is not None and use != "structural":
         parts.append(graph.features(np.arange(graph.num_nodes)))
     if use in ("structural", "both", "auto") or graph.x is None:
-        parts.append(_structural(_Keyed(graph), config.features.spectral_dim))
+        parts.append(_structural(_Keyed(graph), config.features.dim, config.seed))
     x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     if isinstance(config.encoder, SIGN):
         x = propagate(graph.csc, np.asarray(x, dtype=np.float32), config.encoder.hops)
@@ -60,5 +61,5 @@ class _Keyed:
 
 
 @lru_cache(maxsize=4)
-def _structural(keyed: _Keyed, spectral_dim: int) -> np.ndarray:
-    return structural_features(keyed.graph.csc, spectral_dim=spectral_dim)
+def _structural(keyed: _Keyed, dim: int, seed: int) -> NDArray[np.float32]:
+    return structural_features(keyed.graph, dim=dim, seed=seed)

@@ -31,8 +31,8 @@ class Features:
 
     use: Literal["auto", "own", "structural", "both"] = "auto"
     """The graph's own, structural ones (no label is read), or both; auto: both."""
-    spectral_dim: int = 64
-    """Leading eigenvectors of the normalised adjacency among the structural features."""
+    dim: int = 128
+    """Columns of the structural embedding; the log degree comes on top."""
 
 
 @dataclass(frozen=True, kw_only=True)

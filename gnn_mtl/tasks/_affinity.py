@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +17,12 @@ from gnn_mtl._core.files import atomic_path
 
 FORMAT = "gnn-mtl/affinity"
 FORMAT_VERSION = 1
+
+DAMAGED = (
+    AttributeError, EOFError, IndexError, KeyError, MemoryError, OSError, OverflowError,
+    RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading a damaged or foreign archive raises, according to where the damage is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +56,19 @@ class Affinity:
         values = np.array(self.values, dtype=np.float64)
         if values.ndim != 2 or values.shape[0] != values.shape[1] or values.shape[0] == 0:
             raise ShapeError(
-                f"`values` should be a square matrix [T, T] with T >= 1. Found shape {values.shape}."
+                "`values` should be a square matrix [T, T] with T >= 1. "
+                f"Found shape {values.shape}."
             )
         if np.isinf(values).any():
             raise ShapeError("`values` should be finite, or NaN where unknown. Found infinities.")
-        if self.symmetric and not np.allclose(values, values.T, rtol=1e-6, atol=1e-9, equal_nan=True):
+        same = np.allclose(values, values.T, rtol=1e-6, atol=1e-9, equal_nan=True)
+        if self.symmetric and not same:
             raise ShapeError(
                 "`values` is said to be symmetric but differs from its transpose; "
                 "pass symmetric=False or symmetrise it."
             )
+        if self.symmetric:
+            values = (values + values.T) / 2  # bit for bit, so that no edge is directed
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
         for name, kind in (("counts", np.int64), ("stderr", np.float64)):
@@ -128,7 +140,7 @@ class Affinity:
             FileFormatError: If the file is not an affinity file of a known version.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             header = json.loads(str(arrays.pop("header")))
             if header["format"] != FORMAT or header["version"] > FORMAT_VERSION:
@@ -141,7 +153,7 @@ class Affinity:
             )  # fmt: skip
         except FileNotFoundError:
             raise
-        except (KeyError, ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError) as error:
+        except DAMAGED as error:
             raise FileFormatError(
                 f"{path} should be an affinity file written by Affinity.save (version <= "
                 f"{FORMAT_VERSION}). Found something else: {error}. Estimate it again."

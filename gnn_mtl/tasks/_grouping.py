@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,12 @@ class Grouping:
     method: str = ""
 
     def __post_init__(self) -> None:
-        cleaned = sorted(tuple(sorted({int(task) for task in group})) for group in self.groups)
+        try:
+            cleaned = sorted(
+                tuple(sorted({operator.index(task) for task in group})) for group in self.groups
+            )
+        except TypeError as error:
+            raise UsageError(f"Groups should hold whole task ids. Found: {error}.") from error
         if self.num_tasks < 1:
             raise UsageError(f"A grouping needs at least one task. Found {self.num_tasks}.")
         if any(not group for group in cleaned):

@@ -7,6 +7,7 @@ the previous checkpoint whole.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,11 +58,14 @@ def save_state(
         plain[part] = _strip(content, part, flat)
     header = {"format": FORMAT, "version": FORMAT_VERSION, "values": values, "parts": plain}
     flat["rng"] = torch.get_rng_state()
+    device = _device(model)
+    if device.type == "cuda":
+        flat["rng.cuda"] = torch.cuda.get_rng_state(device)
     _save(path, flat, header)
 
 
 def load_state(path: Path, model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a training state; restores the model and torch's CPU random state.
+    """Read a training state; restores the model and torch's random state on its device.
 
     Returns:
         The named parts with their tensors back in place, and the plain values.
@@ -77,6 +81,9 @@ def load_state(path: Path, model: nn.Module) -> tuple[dict[str, Any], dict[str, 
     weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
     _load_model(path, weights, model)
     torch.set_rng_state(tensors["rng"])
+    device = _device(model)
+    if device.type == "cuda" and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
     return _restore(header["parts"], tensors), header["values"]
 
 
@@ -109,25 +116,43 @@ def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN401
 
 def _save(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(header)
     with atomic_path(path) as temporary:
-        save_file(owned, temporary, metadata={"gnn_mtl": json.dumps(header)})
+        save_file(owned, temporary, metadata={"gnn_mtl": text, "digest": _digest(owned, text)})
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """A checksum of the whole content, as safetensors has none."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["gnn_mtl"])
+            metadata = file.metadata() or {}
+            header = json.loads(metadata["gnn_mtl"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header["format"] != FORMAT or header["version"] > FORMAT_VERSION:
-            raise KeyError(header["format"])
+            raise ValueError(f"format {header['format']!r}, version {header['version']}")
+        if metadata["digest"] != _digest(tensors, metadata["gnn_mtl"]):
+            raise ValueError("its content does not match its checksum")
     except FileNotFoundError:
         raise
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise FileFormatError(
             f"{path} should be a checkpoint of this package (version <= {FORMAT_VERSION}). "
             f"Found a damaged or foreign file: {error}. Use another checkpoint."
         ) from error
     return tensors, header
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _load_model(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:

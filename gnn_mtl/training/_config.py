@@ -19,16 +19,16 @@ class Train:
     """Passes over the training nodes, at most."""
     max_steps: int | None = None
     """Optimizer steps, at most; whichever of the two is reached first ends the training."""
-    batch_size: int = 1024
+    batch_size: int = 512
     """Seed nodes of a step."""
-    num_neighbors: tuple[int, ...] = (15, 10)
+    num_neighbors: tuple[int, ...] = (10, 10)
     """Neighbours sampled per hop, nearest first; the last entry is repeated or cut to the encoder's
     number of layers; -1 takes all."""
     replace: bool = False
     """Sample neighbours with replacement."""
     optimizer: Literal["adam", "adamw"] = "adamw"
     """Adam, or AdamW with decoupled weight decay."""
-    lr: float = 5e-3
+    lr: float = 1e-2
     """Learning rate."""
     weight_decay: float = 1e-4
     """Weight decay; rows of inactive heads are exempt while inactive."""
@@ -54,9 +54,10 @@ class Train:
     """Ask torch for deterministic kernels on CUDA (the CPU ones are)."""
     num_workers: int = 1
     """Threads that sample ahead; the batches do not depend on it."""
-    probe: Literal["last_layer", "full"] = "last_layer"
-    """Gradients a scheduler is fed with: the exact last shared layer, or all shared parameters."""
-    probe_batch_size: int = 1024
+    probe: Literal["last_layer", "last_layer_sketch", "full"] = "last_layer"
+    """Gradients a scheduler is fed with: those of the last shared layer, exact or sketched (a third
+    of the cost), or of all shared parameters (one backward pass per task)."""
+    probe_batch_size: int = 512
     """Training nodes behind a probe."""
     log_every: int = 10
     """Steps between two training rows in the records."""

@@ -152,9 +152,6 @@ class _Training:
             progress.done = self.at.step
             try:
                 while not self._is_over():
-                    if self.at.step >= self.total_steps:
-                        self._evaluate_if_due(started)
-                        continue
                     for batch in self._rest_of_epoch():
                         self._step(batch, started)
                         score = self.at.best_score
@@ -165,7 +162,7 @@ class _Training:
                             raise _interrupted(stop.number, self.at.step)
                         if self.at.step >= self.total_steps:
                             break
-                    else:
+                    if self.at.index == len(self.loader):
                         self.at.epoch, self.at.index = self.at.epoch + 1, 0
                     self._evaluate_if_due(started)
             except TrainingStoppedError:
@@ -185,6 +182,8 @@ class _Training:
         return stale or done
 
     def _rest_of_epoch(self) -> Iterator[MiniBatch]:
+        if self.at.step >= self.total_steps:  # resumed between the last step and its evaluation
+            return iter(())
         return self.loader.epoch_batches(self.at.epoch, self.at.index)
 
     def _step(self, batch: MiniBatch, started: float) -> None:
@@ -285,7 +284,7 @@ class _Training:
 
     def _load(self) -> None:
         if self.checkpoints is None:
-            raise TrainingStoppedError("`resume` needs the folder of the checkpoints.")
+            raise UsageError("`resume` needs the folder of the checkpoints. Found none.")
         parts, values = load_state(self.checkpoints / "last.state", self.model)
         self.optimizers.load_state_tensors(parts["optimizers"])
         self.scheduler.load_state_dict(parts["scheduler"])

@@ -61,8 +61,8 @@ class TaskRowAdam:
     @torch.no_grad()
     def step(self, tasks: Sequence[int]) -> None:
         """Update the rows of ``tasks`` from the parameters' ``grad``; touch nothing else."""
-        everything = len(tasks) == self.num_tasks
-        ids = torch.as_tensor(sorted(tasks), dtype=torch.int64)
+        ids = torch.as_tensor(sorted(set(tasks)), dtype=torch.int64)
+        everything = len(ids) == self.num_tasks
         self.steps[ids] += 1
         beta1, beta2 = self.betas
         count = self.steps[ids].double()

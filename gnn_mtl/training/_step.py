@@ -198,7 +198,7 @@ def _losses(
     pos_weight: Tensor | None,
     autocast: bool,
 ) -> Tensor:
-    selected = None if len(tasks) == model.num_tasks else tasks
+    selected = None if tasks == tuple(range(model.num_tasks)) else tasks
     with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=autocast):
         logits = model(batch, selected)
     return masked_bce(logits.float(), batch.y, batch.observed, selected, pos_weight=pos_weight)

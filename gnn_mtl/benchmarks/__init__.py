@@ -1,0 +1,25 @@
+"""Floor 7: what ``gnn-mtl bench`` measures.
+
+Every bench compares two ways of doing the same work in one process, interleaved and repeated, and
+returns ratios of medians of CPU time, never a bare time: machines differ and are shared.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+
+def _bench(module: str) -> Callable[..., dict[str, Any]]:
+    def run(*, quick: bool = False) -> dict[str, Any]:
+        return import_module(f"gnn_mtl.benchmarks.{module}").run(quick=quick)
+
+    return run
+
+
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
+    "sampler": _bench("_sampler"),
+    "epoch": _bench("_epoch"),
+    "schedule": _bench("_schedule"),
+}
+
+__all__ = ["BENCHES"]

@@ -1,0 +1,63 @@
+"""From flags to a run's configuration: kinds are read first, tyro parses the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import tyro
+
+from gnn_mtl._core.errors import UsageError
+from gnn_mtl.cli._parse import take_value
+from gnn_mtl.runs import KINDS, RunConfig, kind_class
+from gnn_mtl.schedulers import Static
+
+ALIASES = {
+    "--epochs": "--train.epochs",
+    "--max-steps": "--train.max-steps",
+    "--batch-size": "--train.batch-size",
+    "--lr": "--train.lr",
+    "--device": "--train.device",
+    "--deterministic": "--train.deterministic",
+}
+
+
+def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> RunConfig:
+    """Parse the flags of a run on top of ``default``.
+
+    ``--scheduler.kind coloring`` (and ``--encoder.kind``, ``--head.kind``) chooses the
+    configuration class whose fields the other flags then set; ``--groups FILE`` is a static
+    grouping from a file.
+
+    Raises:
+        ConfigError: On an unknown kind.
+    """
+    rest = [_alias(argument) for argument in argv]
+    groups = take_value(rest, "--groups")
+    for family in KINDS:
+        kind = take_value(rest, f"--{family}.kind")
+        if family == "scheduler" and (groups is not None or kind == "static"):
+            file = groups or take_value(rest, "--scheduler.file")
+            if file is None:
+                raise UsageError("A static schedule needs its groups: --groups FILE.")
+            if kind not in (None, "static"):
+                raise UsageError(f"--groups is a static schedule. Found --scheduler.kind {kind}.")
+            default = dataclasses.replace(default, scheduler=Static(file=file))
+        elif kind is not None and kind != getattr(default, family).kind:
+            made = kind_class(family, kind, "command line")()
+            default = dataclasses.replace(default, **{family: made})
+    return tyro.cli(
+        RunConfig, args=rest, default=default, prog=f"gnn-mtl {command}",
+        description="Train one run. Choose parts by --scheduler.kind "
+        f"{'|'.join(KINDS['scheduler'])}, --encoder.kind {'|'.join(KINDS['encoder'])}, "
+        f"--head.kind {'|'.join(KINDS['head'])}; the options shown are those of the kinds chosen. "
+        "Also: --out DIR, --resume, --seeds 0,1,2, --groups FILE, and short forms "
+        f"{', '.join(ALIASES)}.",
+        config=(tyro.conf.AvoidSubcommands,),
+    )  # fmt: skip
+
+
+def _alias(argument: str) -> str:
+    """Replace a short form by the full name of the flag."""
+    name, equals, value = argument.partition("=")
+    return ALIASES.get(name, name) + equals + value

@@ -1,0 +1,56 @@
+"""``gnn-mtl train``: one run, or one per seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from gnn_mtl._core.errors import UsageError
+from gnn_mtl.cli._parse import out_console, parse_seeds, take_flag, take_positional, take_value
+from gnn_mtl.cli._run_flags import parse_run_config
+from gnn_mtl.reports import rich_table, score_table
+from gnn_mtl.runs import RunConfig, default_folder, run_sweep, train
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train from a recipe, a run folder or flags, and print the scores."""
+    rest = list(argv)
+    source = take_positional(rest)
+    out, resume = take_value(rest, "--out"), take_flag(rest, "--resume")
+    seeds = take_value(rest, "--seeds")
+    default = RunConfig() if source is None else RunConfig.load(source)
+    if resume and source is None and out is not None and (Path(out) / "config.json").exists():
+        default = RunConfig.load(out)
+    elif resume and source is not None and Path(source).is_dir() and out is None:
+        out = source
+    config = parse_run_config(rest, default, "train")
+    console = out_console()
+    if seeds is not None:
+        folder = Path(out) if out else default_folder(config).parent
+        configs = [replace(config, seed=seed) for seed in parse_seeds(seeds)]
+        records = run_sweep(configs, folder)
+    else:
+        folder = Path(out) if out else default_folder(config)
+        if resume:
+            _refuse_other_config(folder, config)
+        records = [train(config, folder, resume=resume)]
+    console.print(rich_table(score_table(records)))
+    console.print(f"run folder: {folder}\nreport:     gnn-mtl report {folder} --out report.html")
+    return 0
+
+
+def _refuse_other_config(folder: Path, config: RunConfig) -> None:
+    """A resumed run keeps its configuration; say so where flags ask for another."""
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    wanted = config.to_dict()
+    changed = sorted(key for key in wanted if found.get(key) != wanted[key])
+    if changed:
+        raise UsageError(
+            f"{folder} was started with another {', '.join(changed)}; a resumed run keeps its "
+            f"configuration. Use: gnn-mtl train {folder} --resume"
+        )

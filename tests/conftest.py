@@ -1,0 +1,80 @@
+"""What all rooms share: one thread, fixed seeds, deterministic kernels, and tiny graphs."""
+
+import numpy as np
+import pytest
+import torch
+
+from gnn_mtl.datasets import TaskGraph
+from gnn_mtl.graph import CSCGraph
+
+torch.set_num_threads(1)
+# Also fills uninitialised memory with NaN, so that reading it shows.
+torch.use_deterministic_algorithms(True)
+
+
+def pytest_configure(config):
+    # torch 2.13 deprecates what PyG 2.8 does when it is imported; nothing here can change that.
+    for call in ("script", "script_method"):
+        config.addinivalue_line(
+            "filterwarnings", f"ignore:.torch.jit.{call}. is deprecated:DeprecationWarning"
+        )
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def random_edges(num_nodes, num_edges, seed, *, loops=True):
+    """Random (source, target) pairs; the last two nodes stay isolated."""
+    edges = np.random.default_rng(seed).integers(0, max(1, num_nodes - 2), size=(2, num_edges))
+    return edges if loops else edges[:, edges[0] != edges[1]]
+
+
+@pytest.fixture(scope="session")
+def make_csc():
+    """Return a function that draws a small ``CSCGraph`` with isolated nodes."""
+
+    def make(num_nodes=40, num_edges=160, *, seed=0, loops=True, **options):
+        return CSCGraph.from_edge_index(
+            random_edges(num_nodes, num_edges, seed, loops=loops), num_nodes, **options
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_graph():
+    """Return a function that draws a small ``TaskGraph``.
+
+    A tenth of the labels is missing, two nodes are isolated, and the labels follow from features
+    of the node and its neighbours, so that a network can learn them.
+    """
+
+    def make(
+        num_nodes=60, num_tasks=5, num_features=6, *, num_edges=150, edge_channels=0, missing=0.1,
+        seed=0, loops=False, **options,
+    ):  # fmt: skip
+        rng = np.random.default_rng(seed)
+        edges = random_edges(num_nodes, num_edges, seed, loops=loops)
+        x = rng.standard_normal((num_nodes, num_features)).astype(np.float32)
+        mixed = x.copy()
+        np.add.at(mixed, edges[1], 0.5 * x[edges[0]])
+        scores = mixed @ rng.standard_normal((num_features, num_tasks))
+        y = (scores > np.quantile(scores, 0.6, axis=0)).astype(np.float64)
+        y[rng.random(y.shape) < missing] = np.nan
+        order = rng.permutation(num_nodes)
+        cuts = [num_nodes * 6 // 10, num_nodes * 8 // 10]
+        split = dict(zip(("train", "valid", "test"), np.split(order, cuts), strict=True))
+        edge_attr = rng.random((edges.shape[1], edge_channels)) if edge_channels else None
+        return TaskGraph.from_arrays(
+            edges, y, x=x, edge_attr=edge_attr, **({"split": split, "name": "tiny"} | options)
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(make_graph):
+    """60 nodes, 5 tasks, 6 features."""
+    return make_graph()

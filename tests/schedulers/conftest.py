@@ -1,0 +1,53 @@
+"""Gradients as the gradients room hands them over, and small training loops without a trainer."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def observed():
+    """Return a function from rows to the object that ``observe`` takes."""
+
+    def make(rows, tasks=None, valid=None):
+        rows = torch.as_tensor(rows, dtype=torch.float32)
+        return SimpleNamespace(
+            tasks=tuple(range(len(rows))) if tasks is None else tuple(tasks),
+            jacobian=rows,
+            valid=torch.ones(len(rows), dtype=torch.bool) if valid is None else valid,
+        )
+
+    return make
+
+
+@pytest.fixture
+def random_rows():
+    """Return a function from (step, num_tasks, num_parameters) to that step's gradients."""
+
+    def make(step, num_tasks, num_parameters=4):
+        generator = torch.Generator().manual_seed(1000 + step)
+        return torch.randn(num_tasks, num_parameters, generator=generator)
+
+    return make
+
+
+@pytest.fixture
+def drive(observed, random_rows):
+    """Return a function that runs a schedule for some steps and returns its active tasks.
+
+    ``rows`` is a function from the step to the gradients of all tasks.
+    """
+
+    def run(schedule, steps, rows=None):
+        active = []
+        for _ in range(steps):
+            tasks = schedule.needs_probe()
+            if tasks:
+                step = schedule.step
+                found = random_rows(step, schedule.num_tasks) if rows is None else rows(step)
+                schedule.observe(observed(found[list(tasks)], tasks))
+            active.append(schedule.active_tasks())
+        return active
+
+    return run
