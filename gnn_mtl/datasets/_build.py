@@ -7,21 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from gnn_mtl._core.errors import LabelWarning
 from gnn_mtl.datasets._draw import random_node_split, random_task_split
 from gnn_mtl.datasets._splits import Split, make_split
-from gnn_mtl.datasets._targets import TargetStore, make_targets
+from gnn_mtl.datasets._targets import TargetStore
 from gnn_mtl.datasets._task_graph import SplitLike, TaskGraph
 from gnn_mtl.graph import CSCGraph
 
 
 def build_graph(
     csc: CSCGraph,
-    y: Any,  # noqa: ANN401
+    labels: TargetStore,
     *,
-    observed: ArrayLike | None = None,
     split: SplitLike = None,
     x: Any = None,  # noqa: ANN401
     edge_attr: NDArray[np.float32] | None = None,
@@ -31,8 +30,7 @@ def build_graph(
     extras: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> TaskGraph:
-    """Return a graph from labels of any form and a split, warning of what it lacks."""
-    labels = make_targets(y, observed=observed)
+    """Return a graph with a split named or drawn, warning of labels that cannot be learned."""
     graph = TaskGraph(
         csc, labels, resolve_split(split, labels, seed), x=x, edge_attr=edge_attr,
         label_names=label_names, name=name, directed=directed, extras=extras,

@@ -23,6 +23,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def parse_stanzas(lines: Iterable[str]) -> Iterator[dict[str, str]]:
                 yield stanza
             stanza, key = {}, ""
         elif line[0] in " \t":
-            if key in FIELDS:
+            if key in FIELDS and key != "Description":  # its further lines are the long text
                 stanza[key] += " " + line.strip()
         else:
             key, colon, value = line.partition(":")
@@ -196,10 +197,10 @@ def build_debian_tags(index: PackageIndex, recipe: Recipe | None = None) -> Task
     )  # fmt: skip
 
 
-def open_index(path: str) -> Iterable[str]:
-    """Return the lines of a package index: plain, ``.gz``, ``.xz``, or ``-`` for standard input."""
+def open_index(path: str) -> AbstractContextManager[Iterable[str]]:
+    """Open the lines of a package index: plain, ``.gz``, ``.xz``, or ``-`` for standard input."""
     if path == "-":
-        return sys.stdin
+        return nullcontext(sys.stdin)
     opener = {".gz": gzip.open, ".xz": lzma.open}.get(Path(path).suffix, open)
     return opener(path, mode="rt", encoding="utf-8")  # type: ignore[operator]
 
@@ -217,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> TaskGraph:
     parser.add_argument("out", type=Path, help="folder to write debian-tags.npz and SHA256SUMS to")
     options = parser.parse_args(arguments)
     recipe = Recipe()
-    index = read_index(open_index(options.packages), max_providers=recipe.max_providers)
+    with open_index(options.packages) as lines:
+        index = read_index(lines, max_providers=recipe.max_providers)
     graph = build_debian_tags(index, recipe)
     save_npz(graph, options.out / f"{NAME}.npz")
     write_sums(options.out)

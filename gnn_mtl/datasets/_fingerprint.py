@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gnn_mtl.datasets._bits import BitMatrix
 from gnn_mtl.datasets._splits import SPLITS, TaskNodeSplit
-from gnn_mtl.datasets._targets import positive_lists
+from gnn_mtl.datasets._targets import per_node, positive_lists
 
 if TYPE_CHECKING:
     from gnn_mtl.datasets._task_graph import TaskGraph
@@ -32,7 +32,8 @@ def fingerprint(graph: TaskGraph) -> str:
     if graph.edge_attr is not None and graph.csc.edge_ids is not None:
         parts["edge_attr"] = graph.edge_attr[graph.csc.edge_ids]
     parts["y_indptr"], parts["y_indices"] = positive_lists(graph._labels)
-    parts["observed"] = graph._labels.observed
+    observed = graph._labels.observed
+    parts["observed"] = per_node(observed) if isinstance(observed, BitMatrix) else observed
     for name in SPLITS:
         split = graph._split
         parts[name] = split.cells(name) if isinstance(split, TaskNodeSplit) else split.nodes(name)

@@ -114,7 +114,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 def _open(path: Path, *, mmap: bool) -> NDArray[Any]:
     try:
         return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy lets through whatever damaged bytes do to its parsers
         raise FileFormatError(
             f"{path} should be a whole .npy file. Found: {error}. Fetch or build it again."
         ) from error

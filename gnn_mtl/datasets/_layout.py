@@ -158,6 +158,8 @@ def check_header(header: Any, where: str) -> dict[str, Any]:  # noqa: ANN401
     needed = {"name", "num_nodes", "num_tasks", "directed", "edges", "split", "extras", "sha256"}
     if missing := sorted(needed - set(header)):
         raise FileFormatError(f"The header of {where} lacks {', '.join(missing)}.")
+    if not isinstance(header["sha256"], dict) or not isinstance(header["extras"], dict):
+        raise FileFormatError(f"`sha256` and `extras` in the header of {where} should be mappings.")
     return header
 
 

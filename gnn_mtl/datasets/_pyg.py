@@ -14,6 +14,7 @@ from gnn_mtl.datasets._bits import row_slices
 from gnn_mtl.datasets._build import both_ways, build_graph
 from gnn_mtl.datasets._features import clean_edge_attr
 from gnn_mtl.datasets._splits import SPLITS, TaskNodeSplit
+from gnn_mtl.datasets._targets import make_targets
 from gnn_mtl.datasets._task_graph import SplitLike, TaskGraph
 from gnn_mtl.graph import CSCGraph
 
@@ -45,10 +46,11 @@ def from_pyg(
     edges = _to_numpy(data.edge_index)
     edge_attr = None if data.edge_attr is None else _to_numpy(data.edge_attr)
     rows = clean_edge_attr(edge_attr, edges.shape[-1])
-    csc = CSCGraph.from_edge_index(edges, int(data.num_nodes), keep_edge_ids=rows is not None)
+    csc = CSCGraph.from_edge_index(edges, len(data.y), keep_edge_ids=rows is not None)
     directed = not csc.is_symmetric()
+    labels = make_targets(_to_numpy(data.y))
     return build_graph(
-        both_ways(csc) if directed and not keep_direction else csc, _to_numpy(data.y), split=split,
+        both_ways(csc) if directed and not keep_direction else csc, labels, split=split,
         x=None if data.x is None else _to_numpy(data.x), edge_attr=rows, label_names=label_names,
         name=name, directed=directed, seed=seed,
     )  # fmt: skip

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gnn_mtl
 from gnn_mtl._core.errors import DatasetNotFoundError, FileFormatError, UsageError
 from gnn_mtl._core.files import sha256
 from gnn_mtl.datasets._folder import load_folder
@@ -52,7 +51,7 @@ def load_dataset(
         path = Path(root).expanduser() / name
     elif name == "debian-tags":
         path = _embedded("debian-tags")
-    if path.is_dir():
+    if text and path.is_dir():
         single = path / f"{path.name}.npz"
         if not single.is_file():
             return load_folder(path, keep_direction=keep_direction)
@@ -70,7 +69,7 @@ def list_datasets() -> dict[str, str]:
 
 def _embedded(name: str) -> Path:
     """Return the folder of a dataset that comes with the package or lies in its repository."""
-    package = Path(gnn_mtl.__file__).parent
+    package = Path(__file__).parents[1]
     for place in (package / "_data" / name, package.parent / "data" / name):
         if place.is_dir():
             return place

@@ -174,7 +174,7 @@ def combine_observed(
 ) -> Observed:
     """Return known cells from the two sources, per node where rows are whole."""
     if given is None:
-        return _per_node(found) if found is not None else np.ones(num_nodes, dtype=np.bool_)
+        return per_node(found) if found is not None else np.ones(num_nodes, dtype=np.bool_)
     mask = np.asarray(given)
     if mask.dtype != np.bool_ or mask.shape not in ((num_nodes,), (num_nodes, num_tasks)):
         raise LabelError(
@@ -182,10 +182,10 @@ def combine_observed(
             f"Found {mask.dtype} with shape {mask.shape}."
         )
     if found is None:
-        return mask.copy() if mask.ndim == 1 else _per_node(BitMatrix.from_dense(mask))
+        return mask.copy() if mask.ndim == 1 else per_node(BitMatrix.from_dense(mask))
     if mask.ndim == 1:
-        return _per_node(BitMatrix(found.bits * mask[:, None].astype(np.uint8), num_tasks))
-    return _per_node(BitMatrix(found.bits & BitMatrix.from_dense(mask).bits, num_tasks))
+        return per_node(BitMatrix(found.bits * mask[:, None].astype(np.uint8), num_tasks))
+    return per_node(BitMatrix(found.bits & BitMatrix.from_dense(mask).bits, num_tasks))
 
 
 def gather_observed(observed: Observed, nodes: Rows, num_tasks: int) -> NDArray[np.bool_]:
@@ -228,6 +228,16 @@ def check_tasks(tasks: Sequence[int] | NDArray[np.integer], num_tasks: int) -> N
             f"Task ids should be distinct and lie in [0, {num_tasks}). Found {ids.tolist()[:10]}."
         )
     return ids.astype(np.int64)
+
+
+def clean_names(label_names: Sequence[str] | None, num_tasks: int) -> tuple[str, ...]:
+    """Return one name a task, ``task_0`` ... where none are given."""
+    if label_names is None:
+        return tuple(f"task_{task}" for task in range(num_tasks))
+    names = tuple(str(name) for name in label_names)
+    if len(names) != num_tasks:
+        raise LabelError(f"`label_names` should hold {num_tasks} names. Found {len(names)}.")
+    return names
 
 
 def _as_matrix(y: ArrayLike) -> NDArray[np.generic]:
@@ -293,7 +303,7 @@ def _visible_lists(
     return np.concatenate([[0], np.cumsum(counts)]), task[np.lexsort((task, row))]
 
 
-def _per_node(known: BitMatrix) -> Observed:
+def per_node(known: BitMatrix) -> Observed:
     """Return bool ``[N]`` if every row is wholly known or wholly unknown, else the cells."""
     whole = np.zeros(known.num_rows, dtype=np.bool_)
     for part in known.row_slices():

@@ -27,7 +27,14 @@ from gnn_mtl.datasets._splits import (
     check_split_fits,
     make_split,
 )
-from gnn_mtl.datasets._targets import Rows, TargetStore, check_tasks, labelled_nodes
+from gnn_mtl.datasets._targets import (
+    Rows,
+    TargetStore,
+    check_tasks,
+    clean_names,
+    labelled_nodes,
+    make_targets,
+)
 from gnn_mtl.graph import CSCGraph
 
 if TYPE_CHECKING:
@@ -100,7 +107,7 @@ class TaskGraph:
         self.x = clean_features(x, csc.num_nodes, check_finite=check_finite)
         self.edge_attr = clean_edge_attr(edge_attr, None)
         check_edge_rows(csc.edge_ids, self.edge_attr)
-        self.label_names = _clean_names(label_names, labels.num_tasks)
+        self.label_names = clean_names(label_names, labels.num_tasks)
         self.is_sealed = False
         self._labels = labels
         self._split = split
@@ -198,7 +205,7 @@ class TaskGraph:
 
     def sealed(self) -> TaskGraph:
         """Return the same graph with its test labels out of reach; what a training holds."""
-        other = self._copy()
+        other = copy.copy(self)
         other.is_sealed = True
         return other
 
@@ -277,11 +284,10 @@ class TaskGraph:
         labels are ordinary input.
 
         Args:
-            edge_index: Integers ``[2, E]``: sources, targets. An undirected edge may be given once
-                or both ways.
+            edge_index: Integers ``[2, E]``: sources, targets; undirected edges once or both ways.
             y: Labels ``[N, T]``: 0, 1, or NaN where unobserved; dense or scipy sparse.
             num_nodes: Number of nodes N; by default the rows of ``y``.
-            observed: Known cells, bool ``[N]`` or ``[N, T]``; by default all that are not NaN.
+            observed: Known cells, bool ``[N]`` or ``[N, T]``; by default all but NaN.
             split: ``{"train", "valid", "test"}`` as ids or masks ``[N]`` or ``[N, T]``; a split
                 object; ``"task"`` to draw a split per (node, task); ``"random"`` or None to split
                 the labelled nodes 60/20/20.
@@ -305,17 +311,18 @@ class TaskGraph:
         """
         from gnn_mtl.datasets._build import both_ways, build_graph
 
+        labels = make_targets(y, observed=observed)
         edges = np.asarray(edge_index)
         rows = clean_edge_attr(edge_attr, edges.shape[-1] if edges.ndim == 2 else None)
         csc = CSCGraph.from_edge_index(
-            edges, np.shape(y)[0] if num_nodes is None else num_nodes, undirected=not directed,
-            keep_edge_ids=rows is not None,
+            edges, labels.num_nodes if num_nodes is None else num_nodes,
+            undirected=not directed, keep_edge_ids=rows is not None,
         )  # fmt: skip
         if directed and not keep_direction:
             csc = both_ways(csc)
         return build_graph(
-            csc, y, observed=observed, split=split, x=x, edge_attr=rows, label_names=label_names,
-            name=name, directed=directed, extras=extras, seed=seed,
+            csc, labels, split=split, x=x, edge_attr=rows, label_names=label_names, name=name,
+            directed=directed, extras=extras, seed=seed,
         )  # fmt: skip
 
     @classmethod
@@ -335,11 +342,11 @@ class TaskGraph:
             data: Has ``edge_index``, ``y`` (``[N, T]``; NaN = unobserved), and optionally ``x``,
                 ``edge_attr`` and ``train_mask``, ``val_mask``, ``test_mask`` (``[N]``, or
                 ``[N, T]`` for a split per (node, task)).
-            split: Used instead of the masks.
+            split: Used instead of the masks; drawn with ``seed`` where there are none.
             label_names: One name a task.
             name: Name of the dataset.
             keep_direction: Pass messages along directed edges from source to target only.
-            seed: Seed of the split where ``data`` has no masks.
+            seed: Seed of a drawn split.
 
         Raises:
             DataError: As :meth:`from_arrays`; a missing field is named.
@@ -395,12 +402,3 @@ class TaskGraph:
         for cached in ("split_idx", "_count_cache", "_digest"):
             other.__dict__.pop(cached, None)
         return other
-
-
-def _clean_names(label_names: Sequence[str] | None, num_tasks: int) -> tuple[str, ...]:
-    if label_names is None:
-        return tuple(f"task_{task}" for task in range(num_tasks))
-    names = tuple(str(name) for name in label_names)
-    if len(names) != num_tasks:
-        raise LabelError(f"`label_names` should hold {num_tasks} names. Found {len(names)}.")
-    return names

@@ -18,7 +18,7 @@ from gnn_mtl.datasets._registry import check_sum
 from gnn_mtl.datasets._task_graph import TaskGraph
 from gnn_mtl.graph import CSCGraph
 
-ROWS_AT_ONCE = 1 << 18
+EDGES_AT_ONCE = 1 << 20
 
 
 def verify(path: str | os.PathLike[str]) -> list[str]:
@@ -37,19 +37,19 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"Expected a graph file or folder. Found nothing at {path}.")
+    findings: list[str] = []
     try:
         if path.is_dir():
             header = read_meta(path)
-            findings = _changed_files(path, header["sha256"])
+            findings += _changed_files(path, header["sha256"])
             graph = load_folder(path, keep_direction=True)
         else:
-            findings = []
             check_sum(path)
             header = pop_header(read_arrays(path, "header"), path)
             graph = load_npz(path, keep_direction=True)
         return findings + _broken_invariants(graph, header)
     except DataError as error:
-        return [str(error)]
+        return [*findings, str(error)]
 
 
 def _changed_files(folder: Path, sums: dict[str, str]) -> list[str]:
@@ -78,21 +78,12 @@ def _broken_invariants(graph: TaskGraph, header: dict[str, Any]) -> list[str]:
 
 
 def _broken_edges(csc: CSCGraph) -> list[str]:
-    """Return what is wrong with the order and range of ``indptr`` and ``indices``."""
-    if (np.diff(csc.indptr) < 0).any():
-        return ["`indptr` should never decrease. Found a decrease."]
+    """Return a finding if some node's sources do not ascend."""
     starts = np.zeros(csc.num_edges + 1, dtype=np.bool_)
     starts[csc.indptr] = True
-    for first in range(0, csc.num_edges, ROWS_AT_ONCE):
-        last = min(first + ROWS_AT_ONCE, csc.num_edges)
-        part = np.asarray(csc.indices[first:last])
-        if part.min() < 0 or part.max() >= csc.num_nodes:
-            return [
-                f"`indices` should lie in [0, {csc.num_nodes}). Found {part.min()} to {part.max()}."
-            ]
-        before = csc.indices[max(first - 1, 0) : last - 1]
-        step = np.diff(part) if first == 0 else part - before
-        inner = ~starts[first + (first == 0) : last]
-        if (step[inner] < 0).any():
+    for first in range(1, csc.num_edges, EDGES_AT_ONCE):
+        part = csc.indices[first - 1 : first + EDGES_AT_ONCE]
+        falls = part[1:] < part[:-1]
+        if (falls & ~starts[first : first + len(falls)]).any():
             return ["`indices` should ascend within each node. Found them out of order."]
     return []

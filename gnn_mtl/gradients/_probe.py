@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.gradients._frozen import frozen
@@ -89,6 +89,25 @@ def _jacobian(
         model.shared_parameters() if mode == "full" else model.encoder.final_parameters()
     )
     with frozen(model), torch.enable_grad():
-        logits = model(batch, tasks)
-        losses = masked_bce(logits, batch.y, batch.observed, tasks, pos_weight=pos_weight)
+        return _backward(model, batch, tasks, parameters, pos_weight)
+
+
+def _backward(
+    model: LabelModel,
+    batch: MiniBatch,
+    tasks: tuple[int, ...],
+    parameters: list[nn.Parameter],
+    pos_weight: Tensor | None,
+) -> Tensor:
+    """One backward pass per task; tasks whose loss is not finite get NaN and spoil no other."""
+    logits = model(batch, tasks)
+    losses = masked_bce(logits, batch.y, batch.observed, tasks, pos_weight=pos_weight)
+    finite = torch.isfinite(losses.detach())
+    if bool(finite.all()):
         return task_gradients(losses, parameters, tasks=tasks).jacobian
+    width = sum(p.numel() for p in parameters if p.requires_grad)
+    rows = losses.detach().new_full((len(tasks), width), torch.nan)
+    good = tuple(task for task, fine in zip(tasks, finite.tolist(), strict=True) if fine)
+    if good:
+        rows[finite] = _backward(model, batch, good, parameters, pos_weight)
+    return rows

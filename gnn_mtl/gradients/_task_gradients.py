@@ -48,6 +48,8 @@ def task_gradients(
     """Differentiate every loss by the shared parameters, one backward pass per task.
 
     Works with any model and any loss. Parameters a loss does not depend on count as gradient 0.
+    Leave out losses that are not finite: where losses share a graph, as the columns of one loss
+    function do, autograd multiplies 0 by NaN and spoils the other rows too.
 
     Args:
         losses: One loss per task ``[S]``, with their graph.

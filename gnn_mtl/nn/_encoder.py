@@ -68,7 +68,7 @@ class Conv(nn.Module, ABC):
 
 
 class ConvEncoder(Encoder):
-    """Convolutions with norm, ReLU and dropout after each; the last one keeps norm and ReLU.
+    """Convolutions with norm, ReLU and dropout after each.
 
     A layer is computed only at the nodes the next one reads (bipartite blocks), which is where most
     of the speed over whole-subgraph convolutions comes from.
@@ -77,7 +77,7 @@ class ConvEncoder(Encoder):
         convs: The layers, first applied first.
         channels: Widths F, hidden..., D: one more than there are layers.
         norm: ``"none"``, ``"batch"`` or ``"layer"`` normalisation of each layer's output.
-        dropout: Share of activations dropped between layers, in [0, 1).
+        dropout: Share of activations dropped after each layer, in [0, 1).
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ConvEncoder(Encoder):
         """Apply layer ``index`` with its norm, activation and dropout."""
         x = self.convs[index](x_src, x_dst, block)
         x = torch.relu(self.norms[index](x))
-        return self.dropout(x) if index < self.num_hops - 1 else x
+        return self.dropout(x)
 
     def final_linears(self) -> list[nn.Linear]:
         """Return the linear maps of the last convolution."""

@@ -93,8 +93,8 @@ class GATv2:
     """Attention heads."""
     norm: Norm = "batch"
     """Normalisation after each layer."""
-    dropout: float = 0.5
-    """Share of activations dropped between layers."""
+    dropout: float = 0.3
+    """Share of activations dropped after each layer."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> GATv2Encoder:
         """Build the encoder for node and edge features of these widths."""

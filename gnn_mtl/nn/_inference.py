@@ -30,8 +30,8 @@ def exact_logits(
 
     Convolutional encoders run layer by layer over all nodes, so the cost is one full-graph forward,
     not one k-hop neighbourhood per node. A wrapped user module runs on full neighbourhoods of the
-    asked nodes instead. The model is put into evaluation mode and back; random state and buffers
-    stay as they were.
+    asked nodes instead, one hop deeper than its layers so that it may normalise by degrees. The
+    model is put into evaluation mode and back; random state and buffers stay as they were.
 
     Args:
         model: The model.
@@ -73,7 +73,7 @@ def _representations(
     else:
         loader = NeighborLoader(
             graph,
-            num_neighbors=[-1] * encoder.num_hops,
+            num_neighbors=[-1] * (encoder.num_hops + 1),  # degrees of the last layer's sources
             batch_size=256,
             input_nodes=nodes,
             shuffle=False,

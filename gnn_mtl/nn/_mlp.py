@@ -40,10 +40,8 @@ class MLPEncoder(Encoder):
 
     def encode(self, x: Tensor) -> Tensor:
         """Map features ``[B, F]`` to representations ``[B, D]``."""
-        for index, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
-            x = torch.relu(norm(linear(x)))
-            if index < len(self.linears) - 1:
-                x = self.dropout(x)
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = self.dropout(torch.relu(norm(linear(x))))
         return x
 
     def final_linears(self) -> list[nn.Linear]:
@@ -62,8 +60,8 @@ class MLP:
     """Number of layers."""
     norm: Norm = "batch"
     """Normalisation after each layer."""
-    dropout: float = 0.5
-    """Share of activations dropped between layers."""
+    dropout: float = 0.3
+    """Share of activations dropped after each layer."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> MLPEncoder:  # noqa: ARG002
         """Build the encoder for features of width ``in_channels``."""

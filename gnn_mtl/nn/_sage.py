@@ -59,8 +59,8 @@ class SAGE:
     """Number of layers, one sampled hop each."""
     norm: Norm = "batch"
     """Normalisation after each layer."""
-    dropout: float = 0.5
-    """Share of activations dropped between layers."""
+    dropout: float = 0.3
+    """Share of activations dropped after each layer."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> SAGEEncoder:  # noqa: ARG002
         """Build the encoder for features of width ``in_channels``; edge features are not used."""

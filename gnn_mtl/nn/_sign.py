@@ -52,7 +52,7 @@ class SIGNEncoder(Encoder):
         hidden_channels: Width of the last layer and of each copy's map.
         hops: Number of propagation steps.
         norm: Normalisation of the copies and of the last layer.
-        dropout: Share of activations dropped before the last layer.
+        dropout: Share of activations dropped after each layer.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SIGNEncoder(Encoder):
         copies = x.chunk(self.copies, dim=1)
         mapped = [linear(copy) for linear, copy in zip(self.maps, copies, strict=True)]
         hidden = self.dropout(torch.relu(self.copy_norm(torch.cat(mapped, dim=1))))
-        return torch.relu(self.norm(self.last(hidden)))
+        return self.dropout(torch.relu(self.norm(self.last(hidden))))
 
     def final_linears(self) -> list[nn.Linear]:
         """Return the last map."""
@@ -107,8 +107,8 @@ class SIGN:
     """Number of propagation steps; the features are (hops + 1) times as wide."""
     norm: Norm = "batch"
     """Normalisation after each layer."""
-    dropout: float = 0.5
-    """Share of activations dropped before the last layer."""
+    dropout: float = 0.3
+    """Share of activations dropped after each layer."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> SIGNEncoder:  # noqa: ARG002
         """Build the encoder for propagated features of width ``in_channels``."""

@@ -5,7 +5,7 @@
 is the comparison that ``gnn-mtl demo`` prints. Reports are elsewhere and meet runs in ``records``.
 """
 
-from gnn_mtl.runs._build import build_graph, build_model, with_features
+from gnn_mtl.runs._build import build_graph, build_model, load_trained, with_features
 from gnn_mtl.runs._config import KINDS, Features, RunConfig, kind_class
 from gnn_mtl.runs._demo import Demo, run_demo
 from gnn_mtl.runs._shallow import train_shallow
@@ -22,6 +22,7 @@ __all__ = [
     "build_model",
     "default_folder",
     "kind_class",
+    "load_trained",
     "run_demo",
     "run_one",
     "run_sweep",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gnn_mtl._core.errors import RecordError
 from gnn_mtl._core.seeding import derive_seed
 from gnn_mtl.datasets import TaskGraph, load_dataset, structural_features
 from gnn_mtl.nn import SIGN, LabelModel, propagate
 from gnn_mtl.runs._config import RunConfig
+from gnn_mtl.training import load_weights
 
 
 def build_graph(config: RunConfig) -> TaskGraph:
@@ -44,6 +48,25 @@ def build_model(config: RunConfig, graph: TaskGraph) -> LabelModel:
         torch.manual_seed(derive_seed(config.seed, "init"))
         encoder = config.encoder.build(graph.num_features, edge_channels)
         return LabelModel(encoder, config.head.build(encoder.out_channels, graph.num_tasks))
+
+
+def load_trained(folder: str | os.PathLike[str]) -> tuple[RunConfig, TaskGraph, LabelModel]:
+    """Return the configuration, the dataset and the model with the best weights of a run.
+
+    Raises:
+        RecordError: If the folder holds no run, or one of several single-task models.
+    """
+    config = RunConfig.load(Path(folder))
+    weights = Path(folder) / "checkpoints" / "best.safetensors"
+    if not weights.exists():
+        raise RecordError(
+            f"{folder} should hold checkpoints/best.safetensors of one trained model. Found none "
+            "(single-task runs hold one model per label); train a shared model first."
+        )
+    graph = build_graph(config)
+    model = build_model(config, graph)
+    load_weights(weights, model)
+    return config, graph, model
 
 
 class _Keyed:

@@ -15,7 +15,7 @@ from gnn_mtl.training._checkpoint import (
 from gnn_mtl.training._config import Train
 from gnn_mtl.training._cost import Cost, peak_rss_mb
 from gnn_mtl.training._evaluate import evaluate_split, labels_per_node
-from gnn_mtl.training._loop import Fit, choose_device, fit
+from gnn_mtl.training._loop import Fit, choose_device, fit, training_loader
 from gnn_mtl.training._optimizer import TaskRowAdam, lr_factor
 from gnn_mtl.training._step import Optimizers, Skipped, set_learning_rate, train_step
 
@@ -39,4 +39,5 @@ __all__ = [
     "save_weights",
     "set_learning_rate",
     "train_step",
+    "training_loader",
 ]

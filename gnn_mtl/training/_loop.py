@@ -128,17 +128,10 @@ class _Training:
         self.pos_weight = positive_weights(self.graph, config)
         if self.pos_weight is not None:
             self.pos_weight = self.pos_weight.to(self.device)
-        fan_outs = config.fan_outs(model.encoder.num_hops)
-        shared: dict[str, Any] = {
-            "num_neighbors": fan_outs, "replace": config.replace, "device": self.device,
-        }  # fmt: skip
-        self.loader = NeighborLoader(
-            self.graph, "train", batch_size=config.batch_size, num_workers=config.num_workers,
-            seed=derive_seed(seed, "batches"), **shared,
-        )  # fmt: skip
-        self.probes = NeighborLoader(
-            self.graph, "train", batch_size=config.probe_batch_size, num_workers=0,
-            seed=derive_seed(seed, "probes"), drop_last=True, **shared,
+        self.loader = training_loader(self.graph, model, config, seed=derive_seed(seed, "batches"))
+        self.probes = training_loader(
+            self.graph, model, config, seed=derive_seed(seed, "probes"), drop_last=True,
+            batch_size=config.probe_batch_size, num_workers=0,
         )  # fmt: skip
         self.total_steps = config.total_steps(len(self.loader))
         torch.manual_seed(derive_seed(seed, "dropout"))
@@ -306,6 +299,31 @@ class _Training:
             load_weights(self.checkpoints / "best.safetensors", self.model)
         elif self.best_weights is not None:
             self.model.load_state_dict(self.best_weights)
+
+
+def training_loader(
+    graph: TaskGraph,
+    model: LabelModel,
+    config: Train,
+    *,
+    seed: int,
+    **options: Any,  # noqa: ANN401
+) -> NeighborLoader:
+    """Return the loader of training batches that a configuration asks for.
+
+    Args:
+        graph: The dataset.
+        model: Says how many hops to sample and on which device it lives.
+        config: Batch size, fan-outs, threads.
+        seed: Seed of shuffling and sampling.
+        **options: Arguments of :class:`NeighborLoader` that replace the configured ones.
+    """
+    arguments: dict[str, Any] = {
+        "num_neighbors": config.fan_outs(model.encoder.num_hops), "replace": config.replace,
+        "batch_size": config.batch_size, "num_workers": config.num_workers,
+        "device": next(model.parameters()).device,
+    }  # fmt: skip
+    return NeighborLoader(graph, "train", seed=seed, **{**arguments, **options})
 
 
 def choose_device(name: str) -> torch.device:

@@ -35,7 +35,12 @@ def kdd_codes(y, train=0.2, valid=0.2, seed=1024):
 def test_node_split_answers():
     split = NodeSplit([4, 0], [1], [3], num_nodes=6)
     assert split.nodes("train").tolist() == [4, 0]
-    assert split.mask(np.array([0, 1, 2, 4]), "train").tolist() == [[True], [False], [False], [True]]
+    assert split.mask(np.array([0, 1, 2, 4]), "train").tolist() == [
+        [True],
+        [False],
+        [False],
+        [True],
+    ]
     assert split.mask(slice(None), "test")[:, 0].nonzero()[0].tolist() == [3]
     assert split.select(np.array([0])) is split
 
@@ -71,9 +76,9 @@ def test_task_split_answers():
 def test_task_splits_that_are_none():
     cells = np.eye(3, dtype=bool)
     others = np.roll(cells, 1, axis=1), np.roll(cells, 2, axis=1)
-    with pytest.raises(SplitError, match="both in `train` and `test`.*node 0"):
+    with pytest.raises(SplitError, match=r"both in `train` and `test`.*node 0"):
         TaskNodeSplit(cells, others[0], cells)
-    with pytest.raises(SplitError, match="`valid`.*at least one"):
+    with pytest.raises(SplitError, match=r"`valid`.*at least one"):
         TaskNodeSplit(cells, np.zeros_like(cells), others[0])
     with pytest.raises(SplitError, match="one shape"):
         TaskNodeSplit(cells, others[0][:, :2], others[1])
@@ -121,7 +126,9 @@ def test_stratified_split_gives_rare_labels_to_every_part():
     shares = counts / counts.sum(axis=0)
     assert np.abs(shares - np.array([[0.6], [0.2], [0.2]])).max() <= 0.2
     plain = random_node_split(make_targets(y), stratify=False, seed=0)
-    spread = [np.stack([y[s.nodes(n)].sum(0) for n in SPLITS])[0] / y.sum(0) for s in (split, plain)]
+    spread = [
+        np.stack([y[s.nodes(n)].sum(0) for n in SPLITS])[0] / y.sum(0) for s in (split, plain)
+    ]
     assert spread[0].std() < 0.5 * spread[1].std()
 
 

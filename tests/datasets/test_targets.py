@@ -1,5 +1,7 @@
 """Label stores against the dense matrix they stand for."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -68,7 +70,7 @@ def test_stores_equal_dense_labels(dense, data):
         np.testing.assert_array_equal(labelled_nodes(store), (~np.isnan(dense)).any(axis=1))
         indptr, tasks = positive_lists(store.select(chosen))
         wanted = [np.flatnonzero(row == 1).tolist() for row in dense[:, chosen]]
-        assert [tasks[a:b].tolist() for a, b in zip(indptr, indptr[1:], strict=False)] == wanted
+        assert [tasks[a:b].tolist() for a, b in pairwise(indptr)] == wanted
 
 
 @given(SHAPES.flatmap(lambda s: st.tuples(hnp.arrays(np.bool_, s), hnp.arrays(np.bool_, s[0]))))
@@ -78,7 +80,7 @@ def test_lists_of_labelled_nodes_need_no_unpacking(case):
     store = list_store(dense, labelled).select(np.arange(dense.shape[1])[::-1])
     indptr, tasks = positive_lists(store)
     wanted = [np.flatnonzero(row).tolist() for row in (dense & labelled[:, None])[:, ::-1]]
-    assert [tasks[a:b].tolist() for a, b in zip(indptr, indptr[1:], strict=False)] == wanted
+    assert [tasks[a:b].tolist() for a, b in pairwise(indptr)] == wanted
 
 
 def test_every_way_to_give_labels_means_the_same():

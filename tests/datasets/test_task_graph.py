@@ -73,7 +73,9 @@ def test_writing_into_targets_changes_nothing():
     whole = graph()
     y, observed = whole.targets(np.arange(6), "train")
     y[:], observed[:] = 7, True
-    np.testing.assert_array_equal(whole.targets(np.arange(6), "train")[1], oracle("node", "train")[1])
+    np.testing.assert_array_equal(
+        whole.targets(np.arange(6), "train")[1], oracle("node", "train")[1]
+    )
 
 
 def test_select_tasks_keeps_names_and_splits():
@@ -152,7 +154,7 @@ def test_ordinary_input_warns_of_nothing():
 
 def test_a_label_without_training_positive_is_named():
     y = np.array([[0, 1], [0, 1], [1, 1], [1, 1], [0, 1], [1, 1]])
-    with pytest.warns(LabelWarning, match="1 of 2 labels of g have no positive.*rare.*Choose"):
+    with pytest.warns(LabelWarning, match=r"1 of 2 labels of g have no positive.*rare.*Choose"):
         graph(y=y, name="g", label_names=["rare", "common"])
 
 

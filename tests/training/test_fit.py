@@ -1,0 +1,569 @@
+"""``fit``: schedules, sealed labels, model choice, interruption and resume."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from gnn_mtl._core.errors import (
+    InterruptedRunError,
+    SealedLabelsError,
+    TrainingStoppedError,
+    UsageError,
+)
+from gnn_mtl.datasets import TaskGraph, planted
+from gnn_mtl.nn import MLP, SAGE, LabelModel, Linear, exact_logits
+from gnn_mtl.schedulers import ColoringScheduler, JointScheduler, RandomGroupsScheduler
+from gnn_mtl.training import (
+    Cost,
+    Train,
+    checkpoint_values,
+    choose_device,
+    evaluate_split,
+    fit,
+    labels_per_node,
+    load_weights,
+    peak_rss_mb,
+)
+
+T = 5
+LOOP = "gnn_mtl.training._loop"
+pytestmark = pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.EmptyConflictGraphWarning")
+
+SCHEDULES = {
+    "joint": lambda: JointScheduler(T),
+    "random": lambda: RandomGroupsScheduler(T, sizes=(3, 2), refresh_period=5, seed=3),
+    "coloring": lambda: ColoringScheduler(T, refresh_period=5, tau=-0.2, ema_beta=0.5),
+}
+
+
+class Writer:
+    """Collects the rows of a run."""
+
+    def __init__(self):
+        self.train, self.valid, self.groupings = [], [], []
+
+    def log_train(self, **row):
+        self.train.append(row)
+
+    def log_valid(self, **row):
+        self.valid.append(row)
+
+    def log_grouping(self, **row):
+        self.groupings.append(row)
+
+
+@pytest.fixture
+def steps_seen(monkeypatch):
+    """Watch every step; returns the list of its arguments, filled while ``fit`` runs."""
+    import gnn_mtl.training._loop as loop
+
+    original, seen = loop.train_step, []
+
+    def watch(model, batch, tasks, optimizers, **options):
+        before = [p.detach().clone() for p in model.head_parameters()]
+        result = original(model, batch, tasks, optimizers, **options)
+        seen.append(
+            SimpleNamespace(
+                model=model, batch=batch, tasks=tasks, options=options, before=before,
+                after=[p.detach().clone() for p in model.head_parameters()], result=result,
+            )
+        )  # fmt: skip
+        for hook in hooks:
+            hook(len(seen))
+        return result
+
+    hooks = []
+    monkeypatch.setattr(f"{LOOP}.train_step", watch)
+    return SimpleNamespace(list=seen, hooks=hooks)
+
+
+def scripted(monkeypatch, scores):
+    """Let the evaluations of the validation split give these scores, one after the other."""
+    remaining = iter(scores)
+
+    def evaluate(model, graph, split, **options):
+        assert split == "valid"
+        score = next(remaining)
+        return SimpleNamespace(macro={"ap": score, "auroc": score / 2, "f1": 0.0})
+
+    monkeypatch.setattr(f"{LOOP}.evaluate_split", evaluate)
+
+
+# schedules
+
+
+def test_coloring_at_tau_1_is_joint_training_bit_for_bit(
+    tiny, new_model, budget, assert_same_weights
+):
+    models = [new_model() for _ in range(2)]
+    fit(models[0], tiny, JointScheduler(T), budget())
+    fit(models[1], tiny, ColoringScheduler(T, tau=1.0, refresh_period=3), budget())
+    assert_same_weights(*models)
+    assert_same_weights(models[0], new_model(), equal=False)
+
+
+@pytest.mark.parametrize("probe", ["last_layer", "last_layer_sketch", "full"])
+def test_probes_leave_no_trace_in_a_training(
+    probe, tiny, new_model, budget, assert_same_weights
+):
+    """With tau just below 1 every refresh measures gradients and draws no edge."""
+    models = [new_model() for _ in range(2)]
+    fit(models[0], tiny, JointScheduler(T), budget())
+    done = fit(
+        models[1], tiny, ColoringScheduler(T, tau=0.999999, refresh_period=3), budget(probe=probe)
+    )
+    assert done.cost.probe_label_gradients == done.cost.refreshes * T == 4 * T
+    assert_same_weights(*models)
+
+
+def test_tau_minus_1_is_one_task_after_the_other(tiny, new_model, budget, steps_seen):
+    schedule = ColoringScheduler(T, tau=-1.0, refresh_period=3)
+    done = fit(new_model(norm="layer"), tiny, schedule, budget(epochs=5))
+    assert len(steps_seen.list) == 20
+    for start in range(0, 20, T):  # a window is as long as there are classes
+        tasks = [step.tasks for step in steps_seen.list[start : start + T]]
+        assert sorted(tasks) == [(0,), (1,), (2,), (3,), (4,)]
+    assert done.cost.label_gradients == 20
+    for step in steps_seen.list:
+        for before, after in zip(step.before, step.after, strict=True):
+            moved = {t for t in range(T) if not torch.equal(before[t], after[t])}
+            assert moved <= set(step.tasks)
+    assert moved
+
+
+def test_only_active_tasks_count_and_everything_is_recorded(tiny, new_model, budget, steps_seen):
+    writer = Writer()
+    done = fit(new_model(), tiny, SCHEDULES["random"](), budget(log_every=3), writer=writer)
+    active = [len(step.tasks) for step in steps_seen.list]
+    assert set(active) == {2, 3}
+    assert done.cost.steps == len(active) == 12
+    assert done.cost.label_gradients == sum(active)
+    assert [row["step"] for row in writer.train] == [3, 6, 9, 12]
+    assert [row["num_active"] for row in writer.train] == active[2::3]
+    assert [row["epoch"] for row in writer.train] == [0, 1, 2, 2]
+    for row in writer.train:
+        _, losses = steps_seen.list[row["step"] - 1].result
+        assert row["loss"] == pytest.approx(float(losses.mean()))
+    assert [row["step"] for row in writer.valid] == [4, 8, 12]
+    assert [row["epoch"] for row in writer.valid] == [1, 2, 3]
+    assert [row["step"] for row in writer.groupings] == [0, 5, 10]
+    assert done.cost.refreshes == 3
+    assert done.cost.seconds > done.cost.eval_seconds > 0
+    tagged = Writer()
+    fit(new_model(), tiny, JointScheduler(T), budget(), writer=tagged, task=2)
+    assert {row["task"] for row in tagged.train + tagged.valid} == {2}
+    assert tagged.groupings == []
+
+
+def test_learning_rates_and_positive_weights_reach_the_steps(
+    tiny, new_model, budget, steps_seen
+):
+    writer = Writer()
+    config = budget(pos_weight="sqrt", lr=1e-2, lr_schedule="linear", grad_clip=0.5)
+    fit(new_model(), tiny, JointScheduler(T), config, writer=writer)
+    positives = tiny.positives("train")
+    ratio = (tiny.observed_counts("train") - positives) / positives
+    weights = steps_seen.list[0].options["pos_weight"]
+    np.testing.assert_allclose(weights, np.clip(np.sqrt(ratio), 1, 100), rtol=1e-6)
+    assert steps_seen.list[0].options["grad_clip"] == 0.5
+    rates = [row["lr"] for row in writer.train]
+    np.testing.assert_allclose(rates, [5e-3] + [1e-2 * (1 - k / 10) for k in range(-0, 10)] + [1e-3])\
+        if len(rates) == 0 else np.testing.assert_allclose(
+            rates, [5e-3, 1e-2, *(1e-2 * (1 - k / 10) for k in range(10))]
+        )
+
+
+# labels
+
+
+def poisoned(graph, rng):
+    """The same graph with other test labels: mostly NaN, the rest turned round."""
+    data = graph.to_pyg()
+    y = data.y.numpy().copy()
+    rows = graph.split_idx["test"]
+    y[rows] = 1 - y[rows]
+    y[rows[1:]] = np.where(rng.random(y[rows[1:]].shape) < 0.8, np.nan, y[rows[1:]])
+    return TaskGraph.from_arrays(
+        data.edge_index.numpy(), y, x=data.x.numpy(), split=graph.split_idx, name="poisoned"
+    )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_test_labels_change_nothing(schedule, tiny, new_model, budget, assert_same_weights):
+    other = poisoned(tiny, np.random.default_rng(0))
+    nodes = tiny.split_idx["test"]
+    assert not np.array_equal(tiny.targets(nodes, "test")[1], other.targets(nodes, "test")[1])
+    models, results = [new_model(), new_model()], []
+    for model, graph in zip(models, (tiny, other), strict=True):
+        config = budget(pos_weight="balanced", patience=1)
+        done = fit(model, graph, SCHEDULES[schedule](), config)
+        results.append((done.best_step, done.best_epoch, done.valid))
+    assert_same_weights(*models)
+    assert results[0] == results[1]
+
+
+def test_test_cells_of_training_nodes_change_nothing(
+    make_graph, new_model, budget, assert_same_weights
+):
+    """A split per (node, task): the same node may be trained on for one label and tested on
+    for another."""
+    graph = make_graph(60, split="task", missing=0.0)
+    nodes = np.arange(60)
+    hidden = graph.targets(nodes, "test")[1]
+    assert hidden[graph.split_idx["train"]].any()
+    data = graph.to_pyg()
+    masks = {s: graph.targets(nodes, s)[1] for s in ("train", "valid", "test")}
+    flipped = np.where(hidden, 1 - data.y.numpy(), data.y.numpy())
+    other = TaskGraph.from_arrays(
+        data.edge_index.numpy(), flipped, x=data.x.numpy(), split=masks
+    )
+    models = [new_model(), new_model()]
+    for model, each in zip(models, (graph, other), strict=True):
+        fit(model, each, SCHEDULES["coloring"](), budget())
+    assert_same_weights(*models)
+
+
+def test_the_graph_is_sealed_while_training(tiny, new_model, budget, monkeypatch):
+    asked = set()
+    original = TaskGraph.targets
+
+    def watch(self, nodes, split):
+        asked.add((split, self.is_sealed))
+        return original(self, nodes, split)
+
+    monkeypatch.setattr(TaskGraph, "targets", watch)
+    model = new_model()
+    fit(model, tiny, SCHEDULES["coloring"](), budget())
+    assert asked == {("train", True), ("valid", True)}
+    with pytest.raises(SealedLabelsError):
+        evaluate_split(model, tiny.sealed(), "test")
+
+
+# model choice
+
+
+def test_the_best_model_by_validation_is_kept(
+    tiny, new_model, budget, monkeypatch, steps_seen, assert_same_weights, tmp_path
+):
+    for checkpoints in (None, tmp_path):
+        scripted(monkeypatch, [0.1, 0.5, 0.4, 0.5, 0.3, 0.9])
+        snapshots = {}
+        steps_seen.hooks[:] = [
+            lambda step, s=snapshots: s.update(
+                {step: {k: v.clone() for k, v in steps_seen.list[-1].model.state_dict().items()}}
+            )
+        ]
+        steps_seen.list.clear()
+        model = new_model()
+        config = budget(epochs=50, patience=3)
+        done = fit(model, tiny, JointScheduler(T), config, checkpoints=checkpoints)
+        assert len(steps_seen.list) == done.cost.steps == 20  # stopped after evaluation 5
+        assert (done.best_step, done.best_epoch) == (8, 2)  # a tie keeps the first
+        assert done.valid == {"ap": 0.5, "auroc": 0.25, "f1": 0.0}
+        expected = new_model()
+        expected.load_state_dict(snapshots[8])
+        assert_same_weights(model, expected)
+    for name, step in (("best", 8), ("last", 20)):
+        loaded = new_model(1)
+        load_weights(tmp_path / f"{name}.safetensors", loaded)
+        expected.load_state_dict(snapshots[step])
+        assert_same_weights(loaded, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "best"),
+    [
+        ({"epochs": 3}, 12, (12, 3)),
+        ({"epochs": 3, "max_steps": 6}, 6, (6, 1)),
+        ({"epochs": 3, "max_steps": 8}, 8, (8, 2)),
+        ({"epochs": 3, "max_steps": 99}, 12, (12, 3)),
+        ({"epochs": 3, "max_steps": 1}, 1, (1, 0)),
+        ({"epochs": 3, "eval_every": 2}, 12, (12, 3)),
+    ],
+)
+def test_the_budget_and_the_last_evaluation(
+    options, steps, best, tiny, new_model, budget, monkeypatch
+):
+    scripted(monkeypatch, [0.1, 0.2, 0.3, 0.4])
+    done = fit(new_model(), tiny, JointScheduler(T), budget(**options))
+    assert done.cost.steps == steps
+    assert (done.best_step, done.best_epoch) == best
+
+
+def test_the_monitored_score_is_a_choice(tiny, new_model, budget):
+    for monitor in ("ap", "auroc", "f1"):
+        writer = Writer()
+        done = fit(new_model(), tiny, JointScheduler(T), budget(monitor=monitor), writer=writer)
+        best = max(writer.valid, key=lambda row: row[monitor])
+        assert done.valid[monitor] == best[monitor]
+        assert done.best_step == best["step"]
+
+
+def test_scores_are_those_of_exact_inference(tiny, new_model):
+    model = new_model()
+    scores = evaluate_split(model, tiny, "valid")
+    nodes = tiny.split_idx["valid"]
+    y, observed = tiny.targets(nodes, "valid")
+    logits = exact_logits(model, tiny, nodes)
+    for task in range(T):
+        seen = observed[:, task]
+        truth, score = y[seen, task], logits[seen, task]
+        assert scores.per_label["auroc"][task] == pytest.approx(roc_auc_score(truth, score))
+        assert scores.per_label["ap"][task] == pytest.approx(average_precision_score(truth, score))
+    positives = tiny.targets(tiny.split_idx["train"], "train")[0].sum()
+    assert labels_per_node(tiny) == round(positives / len(tiny.split_idx["train"])) >= 1
+
+
+# determinism
+
+
+def test_weights_do_not_depend_on_the_number_of_threads(
+    tiny, new_model, budget, assert_same_weights
+):
+    models = [new_model() for _ in range(3)]
+    for model, num_workers in zip(models, (0, 1, 2), strict=True):
+        fit(model, tiny, SCHEDULES["coloring"](), budget(num_workers=num_workers))
+    assert_same_weights(models[0], models[1])
+    assert_same_weights(models[0], models[2])
+
+
+def test_the_seed_decides(tiny, new_model, budget, assert_same_weights):
+    models = [new_model() for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        torch.manual_seed(np.random.default_rng().integers(1 << 30))  # the caller's state
+        fit(model, tiny, JointScheduler(T), budget(), seed=seed)
+    assert_same_weights(models[0], models[1])
+    assert_same_weights(models[0], models[2], equal=False)
+
+
+# interruption
+
+
+def state_of(folder, model):
+    """Everything in the last state but the clock."""
+    from gnn_mtl.training import load_state
+
+    parts, values = load_state(folder / "last.state", model)
+    for name in ("seconds", "eval_seconds", "refresh_seconds", "peak_rss_mb"):
+        values["cost"].pop(name)
+    return parts, values
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("stops", [(1,), (4,), (6,), (12,), (2, 3, 4, 9)])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_resume_equals_no_interruption(
+    schedule, stops, num_workers, tiny, new_model, budget, steps_seen, tmp_path,
+    assert_same_weights,
+):  # fmt: skip
+    """Mid-epoch, mid-window, at an epoch's end, after the last step; once or several times."""
+    config = budget(num_workers=num_workers, patience=9)
+    straight = new_model()
+    expected = fit(straight, tiny, SCHEDULES[schedule](), config, checkpoints=tmp_path / "straight")
+    wanted = [(s.tasks, s.batch.n_id) for s in steps_seen.list]
+    steps_seen.list.clear()
+
+    def interrupt(step):
+        if step in stops and step not in fired:
+            fired.add(step)
+            os.kill(os.getpid(), signal.SIGTERM if step % 2 else signal.SIGINT)
+
+    fired = set()
+    steps_seen.hooks.append(interrupt)
+    folder, resume = tmp_path / "stopped", False
+    for number, stop in enumerate([*stops, None]):
+        model, schedule_ = new_model(number + 1), SCHEDULES[schedule]()
+        if number == 0:
+            model = new_model()
+        arguments = {"checkpoints": folder, "resume": resume}
+        if stop is None:
+            done = fit(model, tiny, schedule_, config, **arguments)
+            break
+        with pytest.raises(InterruptedRunError, match=f"after step {stop};") as error:
+            fit(model, tiny, schedule_, config, **arguments)
+        assert error.value.exit_code == (143 if stop % 2 else 130)
+        assert checkpoint_values(folder / "last.state")["at"]["step"] == stop
+        resume = True
+    assert_same_weights(model, straight)
+    assert (done.best_step, done.best_epoch, done.valid) == (
+        expected.best_step, expected.best_epoch, expected.valid,
+    )  # fmt: skip
+    for found, (tasks, n_id) in zip(steps_seen.list, wanted, strict=True):
+        assert found.tasks == tasks
+        assert torch.equal(found.batch.n_id, n_id)
+    a, b = (state_of(tmp_path / name, new_model(9)) for name in ("straight", "stopped"))
+    assert equal(a, b)
+    best = [new_model(8), new_model(9)]
+    for each, name in zip(best, ("straight", "stopped"), strict=True):
+        load_weights(tmp_path / name / "best.safetensors", each)
+    assert_same_weights(*best)
+
+
+def test_a_finished_training_resumes_to_its_result(
+    tiny, new_model, budget, tmp_path, steps_seen, assert_same_weights
+):
+    model, again = new_model(), new_model(1)
+    done = fit(model, tiny, JointScheduler(T), budget(), checkpoints=tmp_path)
+    steps_seen.list.clear()
+    redone = fit(again, tiny, JointScheduler(T), budget(), checkpoints=tmp_path, resume=True)
+    assert steps_seen.list == []
+    assert_same_weights(model, again)
+    assert redone.valid == done.valid
+
+
+def test_signal_handlers_are_put_back(tiny, new_model, budget, steps_seen, tmp_path):
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    steps_seen.hooks.append(lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None)
+    with pytest.raises(InterruptedRunError):
+        fit(new_model(), tiny, JointScheduler(T), budget(), checkpoints=tmp_path)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_signal_acts_at_once(tiny, new_model, budget, steps_seen):
+    def twice(step):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    steps_seen.hooks.append(twice)
+    with pytest.raises(KeyboardInterrupt):
+        fit(new_model(), tiny, JointScheduler(T), budget())
+
+
+@pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.NonFiniteWarning")
+def test_a_stopped_training_leaves_a_checkpoint(tiny, new_model, budget, tmp_path, steps_seen):
+    def spoil(step):
+        if step == 5:
+            with torch.no_grad():
+                steps_seen.list[-1].model.heads.bias[:] = torch.nan
+
+    steps_seen.hooks.append(spoil)
+    with pytest.raises(TrainingStoppedError):
+        fit(new_model(), tiny, JointScheduler(T), budget(eval_every=9), checkpoints=tmp_path)
+    assert checkpoint_values(tmp_path / "last.state")["at"]["step"] == 5
+
+
+def test_resume_needs_checkpoints(tiny, new_model, budget, tmp_path):
+    with pytest.raises(UsageError, match="folder of the checkpoints"):
+        fit(new_model(), tiny, JointScheduler(T), budget(), resume=True)
+    with pytest.raises(FileNotFoundError):
+        fit(
+            new_model(), tiny, JointScheduler(T), budget(), resume=True, checkpoints=tmp_path / "no"
+        )
+
+
+# ordinary and odd input
+
+
+def test_learns_a_planted_graph():
+    graph = planted(600, num_tasks=6, num_groups=2, feature_noise=1.0, seed=1)
+    torch.manual_seed(0)
+    model = LabelModel(SAGE(hidden_channels=32).build(graph.num_features), Linear().build(32, 6))
+    untrained = evaluate_split(model, graph, "test").macro["auroc"]
+    config = Train(epochs=12, batch_size=60, num_neighbors=(8, 8), eval_every=3, device="cpu")
+    done = fit(model, graph, JointScheduler(6), config)
+    learned = evaluate_split(model, graph, "test").macro["auroc"]
+    assert learned > 0.8 > 0.65 > untrained
+    assert done.valid["auroc"] > 0.8
+
+
+def test_a_last_batch_of_one_node(make_graph, new_model, budget):
+    graph = make_graph(60)  # 36 training nodes
+    done = fit(new_model(), graph, JointScheduler(T), budget(epochs=1, batch_size=35))
+    assert done.cost.steps == 2
+
+
+def test_models_without_sampling(tiny, budget):
+    torch.manual_seed(0)
+    model = LabelModel(MLP(hidden_channels=8).build(6), Linear().build(8, T))
+    done = fit(model, tiny, SCHEDULES["coloring"](), budget())
+    assert done.cost.steps == 12
+
+
+def test_batches_without_any_label_are_steps_that_change_nothing(
+    tiny, new_model, budget, steps_seen
+):
+    """A schedule may name a task that the batch does not observe."""
+    graph = tiny.select_tasks([2, 4])
+    nodes = graph.split_idx["train"]
+    y = graph.to_pyg().y.numpy().copy()
+    y[nodes[1:], 0] = np.nan  # task 0 is observed on one training node alone
+    y[nodes[0], 0] = 1
+    data = graph.to_pyg()
+    rare = TaskGraph.from_arrays(
+        data.edge_index.numpy(), y, x=data.x.numpy(), split=graph.split_idx
+    )
+    schedule = RandomGroupsScheduler(2, sizes=(1, 1), refresh_period=2, seed=0)
+    done = fit(new_model(num_tasks=2), rare, schedule, budget())
+    empty = [step for step in steps_seen.list if step.result[0] == ()]
+    assert empty
+    for step in empty:
+        assert all(map(torch.equal, step.before, step.after))
+    assert done.cost.label_gradients == done.cost.steps - len(empty)
+
+
+def test_choose_device():
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert choose_device("auto").type == expected
+    assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match="device"):
+        choose_device("abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="--device auto"):
+            choose_device("cuda:0")
+
+
+@pytest.mark.gpu
+def test_cuda_trains_like_the_cpu(tiny, new_model, budget):
+    if not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    results = []
+    for device in ("cpu", "cuda"):
+        model = new_model(dropout=0.0, norm="layer")
+        results.append(fit(model, tiny, SCHEDULES["coloring"](), budget(device=device)).valid)
+    assert results[0]["auroc"] == pytest.approx(results[1]["auroc"], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0}, {"batch_size": 0}, {"eval_every": 0}, {"probe_batch_size": 0},
+        {"log_every": 0}, {"max_steps": 0}, {"patience": 0}, {"lr": 0.0}, {"lr": float("nan")},
+        {"lr": float("inf")}, {"weight_decay": -0.1}, {"warmup_steps": -1}, {"num_workers": -1},
+        {"grad_clip": 0.0}, {"grad_clip": float("nan")}, {"num_neighbors": ()},
+        {"num_neighbors": (3, 0)}, {"num_neighbors": (-2,)},
+    ],
+)  # fmt: skip
+def test_bad_budgets_are_refused(change):
+    (name,) = change
+    with pytest.raises(UsageError, match=name):
+        Train(**change)
+
+
+def test_fan_outs_and_steps():
+    config = Train(num_neighbors=(15, 10), epochs=3)
+    assert [config.fan_outs(n) for n in (0, 1, 2, 4)] == [(), (15,), (15, 10), (15, 10, 10, 10)]
+    assert config.total_steps(7) == 21
+    assert Train(epochs=3, max_steps=5).total_steps(7) == 5
+
+
+def test_costs_add_up():
+    total = Cost(seconds=1, steps=2, peak_rss_mb=5)
+    total.add(Cost(seconds=2, steps=3, label_gradients=4, peak_rss_mb=3))
+    assert (total.seconds, total.steps, total.label_gradients, total.peak_rss_mb) == (3, 5, 4, 5)
+    assert peak_rss_mb() > 10
+    assert Cost().to_dict()["peak_rss_mb"] == pytest.approx(peak_rss_mb(), rel=0.1)
