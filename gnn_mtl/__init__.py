@@ -91,7 +91,7 @@ _ROOMS = {
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted([*_ROOM_OF, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_ROOM_OF, "__version__"])
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -85,7 +85,7 @@ class TrainingStoppedError(GnnMtlError, RuntimeError):
 
 
 class InterruptedRunError(GnnMtlError):
-    """The run was interrupted by a signal after saving a checkpoint; resume it with ``--resume``."""
+    """The run was interrupted by a signal after a checkpoint; go on with ``--resume``."""
 
     exit_code = 130
 

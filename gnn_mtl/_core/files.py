@@ -27,7 +27,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        descriptor, name = tempfile.mkstemp(path.suffix, f".{path.name}.", path.parent)
         os.close(descriptor)
     except OSError as error:
         raise _storage_error(path, error) from error

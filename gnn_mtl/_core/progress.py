@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 logger = logging.getLogger("gnn_mtl")
 
@@ -31,7 +32,7 @@ class Progress:
         self._logged = self._started
         self._bar: object | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -53,7 +54,8 @@ class Progress:
         elif now - self._logged >= LOG_EVERY_S:
             self._logged = now
             share = f"/{self.total}" if self.total else ""
-            logger.info("%s: %d%s after %.0f s %s", self.title, self.done, share, now - self._started, note)
+            seconds = now - self._started
+            logger.info("%s: %d%s after %.0f s %s", self.title, self.done, share, seconds, note)
 
     def close(self) -> None:
         """Remove the bar."""

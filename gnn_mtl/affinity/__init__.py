@@ -1,6 +1,6 @@
 """Floor 4: estimators of how training on one task affects another.
 
-``gradient_cosine`` is the pure function and ``estimate_affinity`` applies it to a model and batches;
+``gradient_cosine`` is the pure function; ``estimate_affinity`` applies it to a model and batches;
 ``GradientEMA`` averages gradients over time first and
 keeps its state. All return an ``Affinity``, positive where the tasks help each other.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +21,7 @@ HIDDEN, FEATURES = 256, 128
 def run(*, quick: bool = False) -> dict[str, Any]:
     """Train a two-layer GraphSAGE from equal weights on equal batches with Adam.
 
-    ``pyg``: ``SAGEConv`` with ``trim_to_layer`` on the sampled subgraph; ``pyg_bipartite``: the same
+    ``pyg``: ``SAGEConv`` with ``trim_to_layer`` on the sampled subgraph; ``pyg_bipartite``: these
     layers called as ``conv((x, x[:n]), edge_index)`` on our blocks; ``ours``: fused aggregation.
     Sampling and gathering are the same for all and not timed; one thread, so that CPU time is work
     and not waiting; who goes first changes from step to step.
@@ -39,9 +41,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
         "pyg": _PyGModel(ours, trim=True),
         "pyg_bipartite": _PyGModel(ours, trim=False),
     }
-    optimizers = {
-        name: torch.optim.Adam(m.parameters(), lr=1e-3) for name, m in models.items()
-    }
+    optimizers = {name: torch.optim.Adam(m.parameters(), lr=1e-3) for name, m in models.items()}
     losses: dict[str, list[float]] = {name: [] for name in models}
     batch = [loader.batch(0, 0)]
 
@@ -99,9 +99,7 @@ class _PyGModel(nn.Module):
 
         self.trim = trim
         widths = [FEATURES, HIDDEN, HIDDEN]
-        self.convs = nn.ModuleList(
-            SAGEConv(a, b) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.convs = nn.ModuleList(SAGEConv(a, b) for a, b in pairwise(widths))
         self.heads = nn.Linear(HIDDEN, ours.num_tasks)
         for conv, mine in zip(self.convs, ours.encoder.convs, strict=True):  # type: ignore[arg-type]
             conv.load_state_dict(mine.state_dict())
@@ -117,9 +115,9 @@ class _PyGModel(nn.Module):
 
         edge_index = batch.edge_index
         sizes = [block.num_dst for block in reversed(batch.blocks)] + [batch.blocks[0].num_src]
-        nodes = [sizes[0]] + [b - a for a, b in zip(sizes, sizes[1:], strict=False)]
+        nodes = [sizes[0]] + [b - a for a, b in pairwise(sizes)]
         counts = [block.num_edges for block in reversed(batch.blocks)]
-        edges = [counts[0]] + [b - a for a, b in zip(counts, counts[1:], strict=False)]
+        edges = [counts[0]] + [b - a for a, b in pairwise(counts)]
         for index, conv in enumerate(self.convs):
             x, edge_index, _ = trim_to_layer(index, nodes, edges, x, edge_index)
             x = conv(x, edge_index).relu()

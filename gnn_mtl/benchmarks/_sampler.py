@@ -26,9 +26,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     nodes, edges = (100_000, 1_500_000) if quick else (1_200_000, 21_000_000)
     graph = planted(nodes, edges, 4, 2, num_features=0, seed=0).csc
     batches, repeats = (5, 3) if quick else (10, 5)
-    seeds = [
-        generator(0, "bench", i).choice(nodes, BATCH, replace=False) for i in range(batches)
-    ]
+    seeds = [generator(0, "bench", i).choice(nodes, BATCH, replace=False) for i in range(batches)]
     ours = NeighborSampler(graph, FAN_OUT)
     torch_sampler = NeighborSampler(graph, FAN_OUT, backend="torch")
 
@@ -107,9 +105,7 @@ def _pyg_sampler(graph: CSCGraph, seeds: list[NDArray[np.int64]]) -> Any:  # noq
     from torch_geometric.sampler import NeighborSampler as PyGSampler
     from torch_geometric.sampler import NodeSamplerInput
 
-    data = Data(
-        edge_index=torch.from_numpy(graph.to_edge_index()), num_nodes=graph.num_nodes
-    )
+    data = Data(edge_index=torch.from_numpy(graph.to_edge_index()), num_nodes=graph.num_nodes)
     sampler = PyGSampler(data, list(FAN_OUT))
 
     def sample(_repeat: int) -> None:

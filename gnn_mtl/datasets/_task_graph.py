@@ -142,11 +142,7 @@ class TaskGraph:
 
     @cached_property
     def split_idx(self) -> dict[str, NDArray[np.int64]]:
-        """Node ids of ``"train"``, ``"valid"`` and ``"test"``.
-
-        For a split per (node, task) these are the nodes with any observed cell in the part, so the
-        three may overlap.
-        """
+        """Node ids of each split; those with any observed cell in it if it is per (node, task)."""
         if self.split_kind == "node":
             return {name: self._split.nodes(name) for name in SPLITS}
         found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in SPLITS}

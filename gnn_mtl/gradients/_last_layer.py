@@ -72,7 +72,9 @@ def last_layer_jacobian(
             losses = masked_bce(logits, batch.y, batch.observed, tasks, pos_weight=pos_weight)
             (residual,) = torch.autograd.grad(losses.sum(), logits)
             maps = [outputs[linear] for linear in linears]
-            projected = [_project(inputs[linear], sketch_dim, i) for i, linear in enumerate(linears)]
+            projected = [
+                _project(inputs[linear], sketch_dim, i) for i, linear in enumerate(linears)
+            ]
             common: Tensor | None = None
             if model.encoder.elementwise_after_final:
                 (common,) = torch.autograd.grad(h.sum(), maps[:1])

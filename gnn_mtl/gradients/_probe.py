@@ -85,9 +85,7 @@ def _jacobian(
         return last_layer_jacobian(
             model, batch, tasks, pos_weight=pos_weight, sketch_dim=sketch_dim
         )
-    parameters = (
-        model.shared_parameters() if mode == "full" else model.encoder.final_parameters()
-    )
+    parameters = model.shared_parameters() if mode == "full" else model.encoder.final_parameters()
     with frozen(model), torch.enable_grad():
         return _backward(model, batch, tasks, parameters, pos_weight)
 

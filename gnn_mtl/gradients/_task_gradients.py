@@ -58,8 +58,8 @@ def task_gradients(
         retain_graph: Keep the graph for another backward pass afterwards.
 
     Returns:
-        Rows ``[S, P]`` in the order of ``losses``; rows that are zero (no label in the batch) or not
-        finite are marked invalid.
+        Rows ``[S, P]`` in the order of ``losses``; rows that are zero (no label in the batch) or
+        not finite are marked invalid.
 
     Raises:
         ShapeError: If ``losses`` is not a vector or ``tasks`` has another length.
@@ -87,7 +87,9 @@ def task_gradients(
                 ]
             )
         )
-    jacobian = torch.stack(rows) if rows else shared[0].new_zeros((0, sum(map(Tensor.numel, shared))))
+    jacobian = (
+        torch.stack(rows) if rows else shared[0].new_zeros((0, sum(map(Tensor.numel, shared))))
+    )
     return TaskGradients(ids, jacobian.detach(), usable_rows(jacobian), len(ids))
 
 

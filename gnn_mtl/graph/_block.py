@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Block:
-    """The edges of one layer: each of ``num_dst`` targets receives from some of ``num_src`` sources.
+    """The edges of one layer: each of ``num_dst`` targets receives from some of the sources.
 
     In a sampled batch the targets are the first ``num_dst`` sources, so a stock PyG convolution is
     called as ``conv((x, x[:block.num_dst]), block.edge_index)``. Blocks are passed to autograd

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
 _M1 = 0xBF58476D1CE4E5B9
@@ -23,7 +22,7 @@ def _signed(value: int) -> int:
 
 
 @numba.njit(inline="always")
-def mix(z):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def mix(z):  # type: ignore[no-untyped-def]
     """SplitMix64's finaliser on a uint64."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(_M1)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(_M2)
@@ -31,7 +30,7 @@ def mix(z):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
 
 
 @numba.njit(inline="always")
-def draw(key, counter, bound):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def draw(key, counter, bound):  # type: ignore[no-untyped-def]
     """Draw ``counter`` of stream ``key`` as an integer in [0, bound), bound < 2**31.
 
     floor(r * bound / 2**63) of a 63-bit r, in 64-bit arithmetic. No value is likelier than another
@@ -46,7 +45,7 @@ def draw(key, counter, bound):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
 
 
 @numba.njit(inline="always")
-def node_key(key, node):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def node_key(key, node):  # type: ignore[no-untyped-def]
     """The stream of one node below ``key``."""
     return mix(key ^ mix(np.uint64(node) + np.uint64(_GOLDEN)))
 

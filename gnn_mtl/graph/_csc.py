@@ -198,9 +198,7 @@ def reverse_graph(graph: CSCGraph) -> CSCGraph:
     return CSCGraph(indptr, indices)
 
 
-def _check_ids(
-    source: NDArray[np.integer], target: NDArray[np.integer], num_nodes: int
-) -> None:
+def _check_ids(source: NDArray[np.integer], target: NDArray[np.integer], num_nodes: int) -> None:
     if len(source) != len(target):
         raise GraphError(
             f"Sources and targets should be equally many. Found {len(source)} and {len(target)}."
@@ -217,7 +215,7 @@ def _check_ids(
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(source, target, indptr, undirected, remove_self_loops):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _count(source, target, indptr, undirected, remove_self_loops):  # type: ignore[no-untyped-def]
     for e in range(len(source)):
         if source[e] == target[e]:
             if not remove_self_loops:
@@ -229,8 +227,16 @@ def _count(source, target, indptr, undirected, remove_self_loops):  # type: igno
 
 
 @numba.njit(cache=True, nogil=True)
-def _scatter(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    source, target, indptr, cursor, indices, edge_ids, offset, undirected, remove_self_loops  # noqa: ANN001
+def _scatter(  # type: ignore[no-untyped-def]
+    source,
+    target,
+    indptr,
+    cursor,
+    indices,
+    edge_ids,
+    offset,
+    undirected,
+    remove_self_loops,
 ):
     """Put each edge into its target's row; return False where a row has no room left."""
     keep_ids = len(edge_ids) > 0
@@ -257,7 +263,7 @@ def _scatter(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @numba.njit(cache=True, nogil=True)
-def _sort_rows(indptr, indices, edge_ids, deduplicate):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _sort_rows(indptr, indices, edge_ids, deduplicate):  # type: ignore[no-untyped-def]
     """Sort each row, move its distinct entries to its front; return how many each row keeps."""
     keep_ids = len(edge_ids) > 0
     kept = np.empty(len(indptr) - 1, dtype=np.int64)
@@ -285,7 +291,7 @@ def _sort_rows(indptr, indices, edge_ids, deduplicate):  # type: ignore[no-untyp
 
 
 @numba.njit(cache=True, nogil=True)
-def _compact(old, new, indices, edge_ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _compact(old, new, indices, edge_ids):  # type: ignore[no-untyped-def]
     keep_ids = len(edge_ids) > 0
     for v in range(len(new) - 1):
         for k in range(new[v + 1] - new[v]):
@@ -295,7 +301,7 @@ def _compact(old, new, indices, edge_ids):  # type: ignore[no-untyped-def]  # no
 
 
 @numba.njit(cache=True, nogil=True)
-def _reverse(indptr, indices):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _reverse(indptr, indices):  # type: ignore[no-untyped-def]
     n = len(indptr) - 1
     out = np.zeros(n + 1, dtype=np.int64)
     for e in range(len(indices)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +25,9 @@ class PyGNeighborSampler(BaseSampler):
 
     Edges follow PyG's convention (``row`` sources, ``col`` targets), ``edge`` holds what the edge
     features of the loader's ``Data`` are addressed by, and ``num_sampled_nodes`` /
-    ``num_sampled_edges`` are set, so ``trim_to_layer`` works. Randomness is keyed by the seed, the epoch (:attr:`epoch`, set by the
-    user) and the batch's first input, so worker processes do not change the batches.
+    ``num_sampled_edges`` are set, so ``trim_to_layer`` works. Randomness is keyed by the seed, the
+    epoch (:attr:`epoch`, set by the user) and the batch's first input, so worker processes do not
+    change the batches.
 
     Args:
         graph: The graph.
@@ -82,8 +85,8 @@ class PyGNeighborSampler(BaseSampler):
             col=targets,
             edge=edge,
             batch=None,
-            num_sampled_nodes=[b - a for a, b in zip(nodes, nodes[1:], strict=False)],
-            num_sampled_edges=[b - a for a, b in zip(ends, ends[1:], strict=False)],
+            num_sampled_nodes=[b - a for a, b in pairwise(nodes)],
+            num_sampled_edges=[b - a for a, b in pairwise(ends)],
             metadata=(inputs.input_id, inputs.time),
         )
 

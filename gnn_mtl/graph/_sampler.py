@@ -87,7 +87,7 @@ class NeighborSampler:
         fanouts = [int(k) for k in num_neighbors]
         if not fanouts or any(k == 0 or k < -1 for k in fanouts):
             raise UsageError(
-                "`num_neighbors` should hold one positive fan-out per hop, or -1 for all neighbours."
+                "`num_neighbors` should hold one positive fan-out per hop, or -1 for all of them."
                 f" Found {list(num_neighbors)}."
             )
         self.graph = graph
@@ -234,7 +234,7 @@ def _as_tensor(array: NDArray[np.generic]) -> Tensor:
 
 
 @numba.njit(cache=True, nogil=True)
-def _sample(indptr, indices, seeds, fanouts, key, replace, want_positions, scratch):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _sample(indptr, indices, seeds, fanouts, key, replace, want_positions, scratch):  # type: ignore[no-untyped-def]
     """The whole sample in one call; ``scratch`` is all zero before and after."""
     hops = len(fanouts)
     num_nodes = np.empty(hops + 1, dtype=np.int64)

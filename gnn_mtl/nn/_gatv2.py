@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,7 +77,7 @@ class GATv2Encoder(ConvEncoder):
         widths = layer_widths(in_channels, hidden_channels, num_layers)
         convs = [
             GATv2Conv(a, b, heads=heads, edge_channels=edge_channels)
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         ]
         super().__init__(convs, widths, norm=norm, dropout=dropout)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -55,7 +57,7 @@ class GCNEncoder(ConvEncoder):
         dropout: float = 0.2,
     ) -> None:
         widths = layer_widths(in_channels, hidden_channels, num_layers)
-        convs = [GCNConv(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        convs = [GCNConv(a, b) for a, b in pairwise(widths)]
         super().__init__(convs, widths, norm=norm, dropout=dropout)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,7 +30,7 @@ class MLPEncoder(Encoder):
         widths = layer_widths(in_channels, hidden_channels, num_layers)
         self.in_channels, self.out_channels, self.num_hops = widths[0], widths[-1], 0
         self.linears = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Linear(a, b) for a, b in pairwise(widths)
         )
         self.norms = nn.ModuleList(make_norm(norm, width) for width in widths[1:])
         self.dropout = nn.Dropout(dropout)

@@ -38,7 +38,9 @@ class PyGEncoder(Encoder):
         self.in_channels = -1
         self.out_channels = out_channels
         self.num_hops = num_hops
-        self._final = (_last_layer(module) if final is None else final,)  # a tuple registers nothing
+        self._final = (
+            _last_layer(module) if final is None else final,
+        )  # a tuple registers nothing
         signature = inspect.signature(module.forward)
         self._takes_edge_attr = "edge_attr" in signature.parameters
 

@@ -80,9 +80,7 @@ def run_demo(out: Path, *, say: Say, budget_s: float = TRAINING_BUDGET_S) -> Dem
     models = len(SEEDS) * (4 + len(singles) * 0.7)
     steps = int(np.clip(budget_s / (models * per_step), *STEPS))
     epochs = max(1, round(steps / per_epoch))
-    base = replace(
-        base, train=replace(base.train, epochs=epochs, eval_every=max(1, epochs // 12))
-    )
+    base = replace(base, train=replace(base.train, epochs=epochs, eval_every=max(1, epochs // 12)))
     say(
         f"debian-tags: {graph.num_nodes:,} packages, {graph.csc.num_edges // 2:,} links, "
         f"{graph.num_tasks} labels. A step takes {per_step * 1e3:.0f} ms here, so every model gets "
@@ -97,9 +95,7 @@ def run_demo(out: Path, *, say: Say, budget_s: float = TRAINING_BUDGET_S) -> Dem
         return record
 
     def methods(name: str, scheduler: Any) -> list[RunRecord]:  # noqa: ANN401
-        return [
-            run(replace(base, name=name, scheduler=scheduler, seed=seed)) for seed in SEEDS
-        ]
+        return [run(replace(base, name=name, scheduler=scheduler, seed=seed)) for seed in SEEDS]
 
     methods("joint", Joint())
     default = methods("coloring_default", Coloring(tau=TAU_DEFAULT))

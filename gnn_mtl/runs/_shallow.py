@@ -125,7 +125,9 @@ def fit_logistic(
     def loss() -> Tensor:
         optimizer.zero_grad()
         logits = x @ weights[:-1] + weights[-1]
-        terms = binary_cross_entropy_with_logits(logits, y, weight=observed.float(), reduction="sum")
+        terms = binary_cross_entropy_with_logits(
+            logits, y, weight=observed.float(), reduction="sum"
+        )
         total = 0.5 * weights[:-1].square().sum() + penalty * terms
         total.backward()
         return total

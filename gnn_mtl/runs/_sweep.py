@@ -58,9 +58,7 @@ class Sweep:
         )
         names = [config.method for config in configs]
         if len(set(names)) != len(names):
-            raise ConfigError(
-                f"{path}: every method needs its own `name`. Found {sorted(names)}."
-            )
+            raise ConfigError(f"{path}: every method needs its own `name`. Found {sorted(names)}.")
         return cls(methods=configs, seeds=tuple(seeds))
 
     def runs(self) -> list[RunConfig]:

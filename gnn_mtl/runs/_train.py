@@ -251,7 +251,11 @@ def _resume_point(checkpoints: Path) -> tuple[int, int | None]:
     """Step and task of the newest checkpoint; step 0 if none was saved yet."""
     from gnn_mtl.training import checkpoint_values
 
-    states = [p for p in (checkpoints / "last.state", *checkpoints.glob("task-*/last.state")) if p.exists()]
+    states = [
+        p
+        for p in (checkpoints / "last.state", *checkpoints.glob("task-*/last.state"))
+        if p.exists()
+    ]
     if not states:
         return 0, None
     newest = max(states, key=lambda path: (path.parent.name, path.stat().st_mtime))

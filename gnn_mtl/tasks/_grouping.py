@@ -55,9 +55,7 @@ class Grouping:
         outside = sorted(task for task in members if not 0 <= task < self.num_tasks)
         missing = sorted(set(range(self.num_tasks)) - members)
         if outside:
-            raise UsageError(
-                f"Task ids should lie in [0, {self.num_tasks}). Found {outside[:8]}."
-            )
+            raise UsageError(f"Task ids should lie in [0, {self.num_tasks}). Found {outside[:8]}.")
         if missing:
             raise UsageError(
                 f"The groups should cover all {self.num_tasks} tasks. Tasks {missing[:8]}"

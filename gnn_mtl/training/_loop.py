@@ -164,9 +164,7 @@ class _Training:
         self.cost.seconds = time.perf_counter() - started
         self._save()
         self._load_best()
-        return Fit(
-            self.at.best_step, self.at.best_epoch, dict(self.at.best_valid or {}), self.cost
-        )
+        return Fit(self.at.best_step, self.at.best_epoch, dict(self.at.best_valid or {}), self.cost)
 
     def _is_over(self) -> bool:
         patience = self.config.patience
@@ -249,9 +247,7 @@ class _Training:
         self._save()
 
     def _valid_scores(self) -> Scores:
-        return evaluate_split(
-            self.model, self.graph, "valid", device=self.device, top_k=self.top_k
-        )
+        return evaluate_split(self.model, self.graph, "valid", device=self.device, top_k=self.top_k)
 
     def _tag(self) -> dict[str, int]:
         return {} if self.task is None else {"task": self.task}

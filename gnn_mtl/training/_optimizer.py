@@ -68,9 +68,7 @@ class TaskRowAdam:
         count = self.steps[ids].double()
         step_size = self.lr / (1 - beta1**count)
         root = (1 - beta2**count).sqrt()
-        for parameter, first, second in zip(
-            self.parameters, self.first, self.second, strict=True
-        ):
+        for parameter, first, second in zip(self.parameters, self.first, self.second, strict=True):
             if parameter.grad is None:
                 continue
             rows: Any = slice(None) if everything else ids.to(parameter.device)

@@ -1,4 +1,4 @@
-"""One training step: which tasks can learn from this batch, their losses, one backward, one update."""
+"""One training step: the tasks that can learn from this batch, one backward, one update."""
 
 from __future__ import annotations
 
@@ -185,9 +185,7 @@ def train_step(
 def set_learning_rate(optimizers: Optimizers, config: Train, step: int, total_steps: int) -> float:
     """Set the learning rate of a step (0-based) and return it."""
     return optimizers.set_lr(
-        lr_factor(
-            step, total_steps, schedule=config.lr_schedule, warmup_steps=config.warmup_steps
-        )
+        lr_factor(step, total_steps, schedule=config.lr_schedule, warmup_steps=config.warmup_steps)
     )
 
 

@@ -41,9 +41,7 @@ def make_batch(make_graph):
         observed = batch.observed.clone()
         observed[:, 3] = False
         y = torch.where(observed, batch.y, torch.nan)
-        return MiniBatch(
-            batch.n_id, batch.batch_size, batch.x.double(), batch.blocks, y, observed
-        )
+        return MiniBatch(batch.n_id, batch.batch_size, batch.x.double(), batch.blocks, y, observed)
 
     return make
 
@@ -59,7 +57,9 @@ def reference(model, batch, parameters, tasks, pos_weight=None):
         loss = -(weight * y * z.sigmoid().log() + (1 - y) * (1 - z.sigmoid()).log())
         loss = loss.mean() if len(loss) else 0.0 * model(batch).sum()
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        grads = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
+        grads = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)
+        ]
         rows.append(torch.cat([g.flatten() for g in grads]))
     return torch.stack(rows)
 

@@ -18,9 +18,7 @@ def test_equals_the_loop(encoder, mode, make_model, make_batch, oracle):
     batch = make_batch(model.encoder.num_hops)
     pos_weight = torch.tensor([1.0, 3.0, 2.5, 1.0, 0.5], dtype=torch.float64)
     found = probe(model, batch, mode=mode, pos_weight=pos_weight)
-    parameters = (
-        model.shared_parameters() if mode == "full" else model.encoder.final_parameters()
-    )
+    parameters = model.shared_parameters() if mode == "full" else model.encoder.final_parameters()
     expected = oracle(model, batch, parameters, range(5), pos_weight)
     torch.testing.assert_close(found.jacobian, expected, **EXACT)
     assert found.tasks == (0, 1, 2, 3, 4)
@@ -59,9 +57,7 @@ def cut_seeds(batch, rows):
     """The batch with the supervision of some seeds only."""
     observed = torch.zeros_like(batch.observed)
     observed[rows] = batch.observed[rows]
-    return type(batch)(
-        batch.n_id, batch.batch_size, batch.x, batch.blocks, batch.y, observed
-    )
+    return type(batch)(batch.n_id, batch.batch_size, batch.x, batch.blocks, batch.y, observed)
 
 
 @pytest.mark.parametrize("mode", ["last_layer", "full"])
@@ -108,9 +104,7 @@ def test_a_sketched_probe_sketches_the_last_layer(make_model, make_batch, monkey
 
 @pytest.mark.parametrize("mode", ["last_layer", "last_layer_sketch", "full"])
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_leaves_no_trace(
-    encoder, mode, make_model, make_batch, snapshot, assert_equal_snapshots
-):
+def test_leaves_no_trace(encoder, mode, make_model, make_batch, snapshot, assert_equal_snapshots):
     """Dropout and batch normalisation are in the model; gradients of a step are stored on it."""
     model = make_model(encoder, norm="batch")
     batch = make_batch(model.encoder.num_hops)

@@ -106,9 +106,7 @@ def test_vjp_vmap_and_their_products(case, x):
     _, pull = vjp(function, x)
     backs = torch.randn(4, NUM_DST, WIDTH).to(x)
     torch.testing.assert_close(vmap(pull)(backs)[0], matrix.T @ backs)
-    batched = torch.autograd.grad(
-        function(x.requires_grad_()), x, backs, is_grads_batched=True
-    )[0]
+    batched = torch.autograd.grad(function(x.requires_grad_()), x, backs, is_grads_batched=True)[0]
     torch.testing.assert_close(batched, matrix.T @ backs)
 
 
@@ -161,7 +159,9 @@ def test_under_autocast(block, x):
     assert torch.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize(("num_dst", "num_src", "width"), [(4, 5, 2), (0, 5, 2), (0, 0, 2), (4, 5, 0)])
+@pytest.mark.parametrize(
+    ("num_dst", "num_src", "width"), [(4, 5, 2), (0, 5, 2), (0, 0, 2), (4, 5, 0)]
+)
 def test_blocks_without_edges(num_dst, num_src, width):
     block = Block(torch.zeros(num_dst + 1, dtype=torch.int32), torch.zeros(0).int(), num_src)
     x = torch.randn(num_src, width, dtype=torch.float64, requires_grad=True)

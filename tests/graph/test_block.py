@@ -1,5 +1,7 @@
 """Blocks: layers of a sample, chunks of the whole graph."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,7 @@ def test_layers_of_a_sample(csc, hops):
     assert len(blocks) == hops
     assert blocks[0].num_src == len(sample.n_id)
     assert blocks[-1].num_dst == len(SEEDS)
-    for outer, inner in zip(blocks, blocks[1:], strict=False):
+    for outer, inner in itertools.pairwise(blocks):
         assert inner.num_src == outer.num_dst  # a layer computes what the next one reads
     for block in blocks:
         assert block.indices.max() < block.num_src

@@ -98,7 +98,9 @@ def test_undirected_equals_networkx():
     assert graph.is_symmetric()
 
 
-@pytest.mark.parametrize(("pairs", "symmetric"), [([(0, 1), (1, 0), (2, 2)], True), ([(0, 1)], False)])
+@pytest.mark.parametrize(
+    ("pairs", "symmetric"), [([(0, 1), (1, 0), (2, 2)], True), ([(0, 1)], False)]
+)
 def test_is_symmetric(pairs, symmetric):
     assert CSCGraph.from_edge_index(as_edge_index(pairs), 4).is_symmetric() is symmetric
 
@@ -115,7 +117,9 @@ def test_any_integer_type_and_memory_order(dtype):
 
 @pytest.mark.parametrize("num_nodes", [0, 3])
 def test_a_graph_without_edges(num_nodes):
-    graph = CSCGraph.from_edge_index(np.empty((2, 0), dtype=np.int64), num_nodes, keep_edge_ids=True)
+    graph = CSCGraph.from_edge_index(
+        np.empty((2, 0), dtype=np.int64), num_nodes, keep_edge_ids=True
+    )
     assert (graph.num_nodes, graph.num_edges) == (num_nodes, 0)
     assert graph.is_symmetric()
 
@@ -163,15 +167,15 @@ def test_a_stream_that_changes_is_refused(second, undirected):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (dict(indptr=np.array([0, 2], dtype=np.int32)), "int64 vector"),
-        (dict(indptr=np.array([[0, 2]])), "int64 vector"),
-        (dict(indptr=np.array([0, 3])), "number of edges"),
-        (dict(indptr=np.array([1, 2])), "number of edges"),
-        (dict(indptr=np.array([0, 3, 1, 2])), "never decrease"),
-        (dict(indices=np.array([0, 1])), "int32"),
-        (dict(indices=np.array([0, 2], dtype=np.int32)), r"\[0, 2\)"),
-        (dict(indices=np.array([-1, 0], dtype=np.int32)), r"\[0, 2\)"),
-        (dict(edge_ids=np.array([0])), "edge_ids"),
+        ({"indptr": np.array([0, 2], dtype=np.int32)}, "int64 vector"),
+        ({"indptr": np.array([[0, 2]])}, "int64 vector"),
+        ({"indptr": np.array([0, 3])}, "number of edges"),
+        ({"indptr": np.array([1, 2])}, "number of edges"),
+        ({"indptr": np.array([0, 3, 1, 2])}, "never decrease"),
+        ({"indices": np.array([0, 1])}, "int32"),
+        ({"indices": np.array([0, 2], dtype=np.int32)}, r"\[0, 2\)"),
+        ({"indices": np.array([-1, 0], dtype=np.int32)}, r"\[0, 2\)"),
+        ({"edge_ids": np.array([0])}, "edge_ids"),
     ],
 )
 def test_inconsistent_arrays_are_refused(arrays, message):

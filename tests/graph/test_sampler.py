@@ -74,9 +74,7 @@ def test_cuda_equals_numba(make_csc, replace):
     graph = make_csc(3000, 60_000, seed=5)
     seeds = np.random.default_rng(0).integers(0, 3000, 512)
     here = NeighborSampler(graph, [10, 5], replace=replace, edge_positions=True)
-    there = NeighborSampler(
-        graph, [10, 5], replace=replace, edge_positions=True, device="cuda"
-    )
+    there = NeighborSampler(graph, [10, 5], replace=replace, edge_positions=True, device="cuda")
     for batch in range(3):
         a, b = (s.sample(seeds, seed=1, batch=batch) for s in (here, there))
         assert b.n_id.is_cuda
@@ -97,9 +95,7 @@ def test_full_fan_out_is_the_k_hop_subgraph(csc, hops, fanout):
     inner, *_ = k_hop_subgraph(
         torch.from_numpy(SEEDS), hops - 1, edge_index, num_nodes=csc.num_nodes
     )
-    expected = [
-        (u, v) for u, v in csc.to_edge_index().T.tolist() if v in set(inner.tolist())
-    ]
+    expected = [(u, v) for u, v in csc.to_edge_index().T.tolist() if v in set(inner.tolist())]
     assert sorted(global_edges(sample)) == sorted(expected)
 
 
@@ -176,8 +172,7 @@ def draws_of(degree, fanout, rounds, *, replace=False, backend="numba"):
             star(degree), [fanout], replace=True, edge_positions=True, backend=backend
         )
         drawn = [
-            sampler.sample(np.array([0]), seed=0, batch=b).edge_positions + 1
-            for b in range(rounds)
+            sampler.sample(np.array([0]), seed=0, batch=b).edge_positions + 1 for b in range(rounds)
         ]
     return np.bincount(torch.cat(drawn).numpy(), minlength=degree + 1)[1:]
 

@@ -54,7 +54,12 @@ def pyg_twin(config, layer, in_channels, edge_channels):
         twin = GINConv(mlp, eps=float(layer.eps.detach()))
         return lambda x, ei, _: twin(x, ei)
     twin = GATv2Conv(
-        in_channels, WIDTH // 4, heads=4, edge_dim=edge_channels, add_self_loops=False, residual=True
+        in_channels,
+        WIDTH // 4,
+        heads=4,
+        edge_dim=edge_channels,
+        add_self_loops=False,
+        residual=True,
     )
     twin.load_state_dict(layer.conv.state_dict())
     return twin

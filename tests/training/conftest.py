@@ -1,9 +1,12 @@
 """A small model and a small budget."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from gnn_mtl.nn import SAGE, LabelModel, Linear
+from gnn_mtl.schedulers import ColoringScheduler, JointScheduler, RandomGroupsScheduler
 from gnn_mtl.training import Train
 
 
@@ -45,3 +48,42 @@ def assert_same_weights():
         assert all(same) if equal else not all(same)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def new_schedule():
+    """Return a function from a name to a fresh schedule of 5 tasks; windows are 5 steps long."""
+
+    def make(name):
+        if name == "random":
+            return RandomGroupsScheduler(5, sizes=(3, 2), refresh_period=5, seed=3)
+        if name == "coloring":
+            return ColoringScheduler(5, refresh_period=5, tau=-0.2, ema_beta=0.5)
+        return JointScheduler(5)
+
+    return make
+
+
+@pytest.fixture
+def steps_seen(monkeypatch):
+    """Watch every step; returns the list of its arguments, filled while ``fit`` runs."""
+    import gnn_mtl.training._loop as loop
+
+    original, seen = loop.train_step, []
+
+    def watch(model, batch, tasks, optimizers, **options):
+        before = [p.detach().clone() for p in model.head_parameters()]
+        result = original(model, batch, tasks, optimizers, **options)
+        seen.append(
+            SimpleNamespace(
+                model=model, batch=batch, tasks=tasks, options=options, before=before,
+                after=[p.detach().clone() for p in model.head_parameters()], result=result,
+            )
+        )  # fmt: skip
+        for hook in hooks:
+            hook(len(seen))
+        return result
+
+    hooks = []
+    monkeypatch.setattr(loop, "train_step", watch)
+    return SimpleNamespace(list=seen, hooks=hooks)

@@ -85,7 +85,7 @@ def test_truncated_files_are_refused(state, new_model, kept):
     path, _ = state
     content = path.read_bytes()
     path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
-    with pytest.raises(FileFormatError, match="last.state"):
+    with pytest.raises(FileFormatError, match=r"last\.state"):
         load_state(path, new_model())
 
 

@@ -1,7 +1,5 @@
 """``fit``: schedules, sealed labels, model choice, interruption and resume."""
 
-import os
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from gnn_mtl._core.errors import (
-    InterruptedRunError,
     SealedLabelsError,
-    TrainingStoppedError,
     UsageError,
 )
 from gnn_mtl.datasets import TaskGraph, planted
@@ -21,7 +17,6 @@ from gnn_mtl.schedulers import ColoringScheduler, JointScheduler, RandomGroupsSc
 from gnn_mtl.training import (
     Cost,
     Train,
-    checkpoint_values,
     choose_device,
     evaluate_split,
     fit,
@@ -34,11 +29,7 @@ T = 5
 LOOP = "gnn_mtl.training._loop"
 pytestmark = pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.EmptyConflictGraphWarning")
 
-SCHEDULES = {
-    "joint": lambda: JointScheduler(T),
-    "random": lambda: RandomGroupsScheduler(T, sizes=(3, 2), refresh_period=5, seed=3),
-    "coloring": lambda: ColoringScheduler(T, refresh_period=5, tau=-0.2, ema_beta=0.5),
-}
+SCHEDULES = ["joint", "random", "coloring"]
 
 
 class Writer:
@@ -55,31 +46,6 @@ class Writer:
 
     def log_grouping(self, **row):
         self.groupings.append(row)
-
-
-@pytest.fixture
-def steps_seen(monkeypatch):
-    """Watch every step; returns the list of its arguments, filled while ``fit`` runs."""
-    import gnn_mtl.training._loop as loop
-
-    original, seen = loop.train_step, []
-
-    def watch(model, batch, tasks, optimizers, **options):
-        before = [p.detach().clone() for p in model.head_parameters()]
-        result = original(model, batch, tasks, optimizers, **options)
-        seen.append(
-            SimpleNamespace(
-                model=model, batch=batch, tasks=tasks, options=options, before=before,
-                after=[p.detach().clone() for p in model.head_parameters()], result=result,
-            )
-        )  # fmt: skip
-        for hook in hooks:
-            hook(len(seen))
-        return result
-
-    hooks = []
-    monkeypatch.setattr(f"{LOOP}.train_step", watch)
-    return SimpleNamespace(list=seen, hooks=hooks)
 
 
 def scripted(monkeypatch, scores):
@@ -108,9 +74,7 @@ def test_coloring_at_tau_1_is_joint_training_bit_for_bit(
 
 
 @pytest.mark.parametrize("probe", ["last_layer", "last_layer_sketch", "full"])
-def test_probes_leave_no_trace_in_a_training(
-    probe, tiny, new_model, budget, assert_same_weights
-):
+def test_probes_leave_no_trace_in_a_training(probe, tiny, new_model, budget, assert_same_weights):
     """With tau just below 1 every refresh measures gradients and draws no edge."""
     models = [new_model() for _ in range(2)]
     fit(models[0], tiny, JointScheduler(T), budget())
@@ -136,9 +100,11 @@ def test_tau_minus_1_is_one_task_after_the_other(tiny, new_model, budget, steps_
     assert moved
 
 
-def test_only_active_tasks_count_and_everything_is_recorded(tiny, new_model, budget, steps_seen):
+def test_only_active_tasks_count_and_everything_is_recorded(
+    tiny, new_model, budget, steps_seen, new_schedule
+):
     writer = Writer()
-    done = fit(new_model(), tiny, SCHEDULES["random"](), budget(log_every=3), writer=writer)
+    done = fit(new_model(), tiny, new_schedule("random"), budget(log_every=3), writer=writer)
     active = [len(step.tasks) for step in steps_seen.list]
     assert set(active) == {2, 3}
     assert done.cost.steps == len(active) == 12
@@ -160,9 +126,7 @@ def test_only_active_tasks_count_and_everything_is_recorded(tiny, new_model, bud
     assert tagged.groupings == []
 
 
-def test_learning_rates_and_positive_weights_reach_the_steps(
-    tiny, new_model, budget, steps_seen
-):
+def test_learning_rates_and_positive_weights_reach_the_steps(tiny, new_model, budget, steps_seen):
     writer = Writer()
     config = budget(pos_weight="sqrt", lr=1e-2, lr_schedule="linear", grad_clip=0.5)
     fit(new_model(), tiny, JointScheduler(T), config, writer=writer)
@@ -172,10 +136,7 @@ def test_learning_rates_and_positive_weights_reach_the_steps(
     np.testing.assert_allclose(weights, np.clip(np.sqrt(ratio), 1, 100), rtol=1e-6)
     assert steps_seen.list[0].options["grad_clip"] == 0.5
     rates = [row["lr"] for row in writer.train]
-    np.testing.assert_allclose(rates, [5e-3] + [1e-2 * (1 - k / 10) for k in range(-0, 10)] + [1e-3])\
-        if len(rates) == 0 else np.testing.assert_allclose(
-            rates, [5e-3, 1e-2, *(1e-2 * (1 - k / 10) for k in range(10))]
-        )
+    np.testing.assert_allclose(rates, [5e-3, 1e-2, *(1e-2 * (1 - k / 10) for k in range(10))])
 
 
 # labels
@@ -194,21 +155,23 @@ def poisoned(graph, rng):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_test_labels_change_nothing(schedule, tiny, new_model, budget, assert_same_weights):
+def test_test_labels_change_nothing(
+    schedule, tiny, new_model, budget, assert_same_weights, new_schedule
+):
     other = poisoned(tiny, np.random.default_rng(0))
     nodes = tiny.split_idx["test"]
     assert not np.array_equal(tiny.targets(nodes, "test")[1], other.targets(nodes, "test")[1])
     models, results = [new_model(), new_model()], []
     for model, graph in zip(models, (tiny, other), strict=True):
         config = budget(pos_weight="balanced", patience=1)
-        done = fit(model, graph, SCHEDULES[schedule](), config)
+        done = fit(model, graph, new_schedule(schedule), config)
         results.append((done.best_step, done.best_epoch, done.valid))
     assert_same_weights(*models)
     assert results[0] == results[1]
 
 
 def test_test_cells_of_training_nodes_change_nothing(
-    make_graph, new_model, budget, assert_same_weights
+    make_graph, new_model, budget, assert_same_weights, new_schedule
 ):
     """A split per (node, task): the same node may be trained on for one label and tested on
     for another."""
@@ -219,16 +182,14 @@ def test_test_cells_of_training_nodes_change_nothing(
     data = graph.to_pyg()
     masks = {s: graph.targets(nodes, s)[1] for s in ("train", "valid", "test")}
     flipped = np.where(hidden, 1 - data.y.numpy(), data.y.numpy())
-    other = TaskGraph.from_arrays(
-        data.edge_index.numpy(), flipped, x=data.x.numpy(), split=masks
-    )
+    other = TaskGraph.from_arrays(data.edge_index.numpy(), flipped, x=data.x.numpy(), split=masks)
     models = [new_model(), new_model()]
     for model, each in zip(models, (graph, other), strict=True):
-        fit(model, each, SCHEDULES["coloring"](), budget())
+        fit(model, each, new_schedule("coloring"), budget())
     assert_same_weights(*models)
 
 
-def test_the_graph_is_sealed_while_training(tiny, new_model, budget, monkeypatch):
+def test_the_graph_is_sealed_while_training(tiny, new_model, budget, monkeypatch, new_schedule):
     asked = set()
     original = TaskGraph.targets
 
@@ -238,7 +199,7 @@ def test_the_graph_is_sealed_while_training(tiny, new_model, budget, monkeypatch
 
     monkeypatch.setattr(TaskGraph, "targets", watch)
     model = new_model()
-    fit(model, tiny, SCHEDULES["coloring"](), budget())
+    fit(model, tiny, new_schedule("coloring"), budget())
     assert asked == {("train", True), ("valid", True)}
     with pytest.raises(SealedLabelsError):
         evaluate_split(model, tiny.sealed(), "test")
@@ -323,11 +284,11 @@ def test_scores_are_those_of_exact_inference(tiny, new_model):
 
 
 def test_weights_do_not_depend_on_the_number_of_threads(
-    tiny, new_model, budget, assert_same_weights
+    tiny, new_model, budget, assert_same_weights, new_schedule
 ):
     models = [new_model() for _ in range(3)]
     for model, num_workers in zip(models, (0, 1, 2), strict=True):
-        fit(model, tiny, SCHEDULES["coloring"](), budget(num_workers=num_workers))
+        fit(model, tiny, new_schedule("coloring"), budget(num_workers=num_workers))
     assert_same_weights(models[0], models[1])
     assert_same_weights(models[0], models[2])
 
@@ -339,131 +300,6 @@ def test_the_seed_decides(tiny, new_model, budget, assert_same_weights):
         fit(model, tiny, JointScheduler(T), budget(), seed=seed)
     assert_same_weights(models[0], models[1])
     assert_same_weights(models[0], models[2], equal=False)
-
-
-# interruption
-
-
-def state_of(folder, model):
-    """Everything in the last state but the clock."""
-    from gnn_mtl.training import load_state
-
-    parts, values = load_state(folder / "last.state", model)
-    for name in ("seconds", "eval_seconds", "refresh_seconds", "peak_rss_mb"):
-        values["cost"].pop(name)
-    return parts, values
-
-
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("stops", [(1,), (4,), (6,), (12,), (2, 3, 4, 9)])
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_resume_equals_no_interruption(
-    schedule, stops, num_workers, tiny, new_model, budget, steps_seen, tmp_path,
-    assert_same_weights,
-):  # fmt: skip
-    """Mid-epoch, mid-window, at an epoch's end, after the last step; once or several times."""
-    config = budget(num_workers=num_workers, patience=9)
-    straight = new_model()
-    expected = fit(straight, tiny, SCHEDULES[schedule](), config, checkpoints=tmp_path / "straight")
-    wanted = [(s.tasks, s.batch.n_id) for s in steps_seen.list]
-    steps_seen.list.clear()
-
-    def interrupt(step):
-        if step in stops and step not in fired:
-            fired.add(step)
-            os.kill(os.getpid(), signal.SIGTERM if step % 2 else signal.SIGINT)
-
-    fired = set()
-    steps_seen.hooks.append(interrupt)
-    folder, resume = tmp_path / "stopped", False
-    for number, stop in enumerate([*stops, None]):
-        model, schedule_ = new_model(number + 1), SCHEDULES[schedule]()
-        if number == 0:
-            model = new_model()
-        arguments = {"checkpoints": folder, "resume": resume}
-        if stop is None:
-            done = fit(model, tiny, schedule_, config, **arguments)
-            break
-        with pytest.raises(InterruptedRunError, match=f"after step {stop};") as error:
-            fit(model, tiny, schedule_, config, **arguments)
-        assert error.value.exit_code == (143 if stop % 2 else 130)
-        assert checkpoint_values(folder / "last.state")["at"]["step"] == stop
-        resume = True
-    assert_same_weights(model, straight)
-    assert (done.best_step, done.best_epoch, done.valid) == (
-        expected.best_step, expected.best_epoch, expected.valid,
-    )  # fmt: skip
-    for found, (tasks, n_id) in zip(steps_seen.list, wanted, strict=True):
-        assert found.tasks == tasks
-        assert torch.equal(found.batch.n_id, n_id)
-    a, b = (state_of(tmp_path / name, new_model(9)) for name in ("straight", "stopped"))
-    assert equal(a, b)
-    best = [new_model(8), new_model(9)]
-    for each, name in zip(best, ("straight", "stopped"), strict=True):
-        load_weights(tmp_path / name / "best.safetensors", each)
-    assert_same_weights(*best)
-
-
-def test_a_finished_training_resumes_to_its_result(
-    tiny, new_model, budget, tmp_path, steps_seen, assert_same_weights
-):
-    model, again = new_model(), new_model(1)
-    done = fit(model, tiny, JointScheduler(T), budget(), checkpoints=tmp_path)
-    steps_seen.list.clear()
-    redone = fit(again, tiny, JointScheduler(T), budget(), checkpoints=tmp_path, resume=True)
-    assert steps_seen.list == []
-    assert_same_weights(model, again)
-    assert redone.valid == done.valid
-
-
-def test_signal_handlers_are_put_back(tiny, new_model, budget, steps_seen, tmp_path):
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    steps_seen.hooks.append(lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None)
-    with pytest.raises(InterruptedRunError):
-        fit(new_model(), tiny, JointScheduler(T), budget(), checkpoints=tmp_path)
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_a_second_signal_acts_at_once(tiny, new_model, budget, steps_seen):
-    def twice(step):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    steps_seen.hooks.append(twice)
-    with pytest.raises(KeyboardInterrupt):
-        fit(new_model(), tiny, JointScheduler(T), budget())
-
-
-@pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.NonFiniteWarning")
-def test_a_stopped_training_leaves_a_checkpoint(tiny, new_model, budget, tmp_path, steps_seen):
-    def spoil(step):
-        if step == 5:
-            with torch.no_grad():
-                steps_seen.list[-1].model.heads.bias[:] = torch.nan
-
-    steps_seen.hooks.append(spoil)
-    with pytest.raises(TrainingStoppedError):
-        fit(new_model(), tiny, JointScheduler(T), budget(eval_every=9), checkpoints=tmp_path)
-    assert checkpoint_values(tmp_path / "last.state")["at"]["step"] == 5
-
-
-def test_resume_needs_checkpoints(tiny, new_model, budget, tmp_path):
-    with pytest.raises(UsageError, match="folder of the checkpoints"):
-        fit(new_model(), tiny, JointScheduler(T), budget(), resume=True)
-    with pytest.raises(FileNotFoundError):
-        fit(
-            new_model(), tiny, JointScheduler(T), budget(), resume=True, checkpoints=tmp_path / "no"
-        )
 
 
 # ordinary and odd input
@@ -487,10 +323,10 @@ def test_a_last_batch_of_one_node(make_graph, new_model, budget):
     assert done.cost.steps == 2
 
 
-def test_models_without_sampling(tiny, budget):
+def test_models_without_sampling(tiny, budget, new_schedule):
     torch.manual_seed(0)
     model = LabelModel(MLP(hidden_channels=8).build(6), Linear().build(8, T))
-    done = fit(model, tiny, SCHEDULES["coloring"](), budget())
+    done = fit(model, tiny, new_schedule("coloring"), budget())
     assert done.cost.steps == 12
 
 
@@ -528,13 +364,13 @@ def test_choose_device():
 
 
 @pytest.mark.gpu
-def test_cuda_trains_like_the_cpu(tiny, new_model, budget):
+def test_cuda_trains_like_the_cpu(tiny, new_model, budget, new_schedule):
     if not torch.cuda.is_available():
         pytest.skip("needs CUDA")
     results = []
     for device in ("cpu", "cuda"):
         model = new_model(dropout=0.0, norm="layer")
-        results.append(fit(model, tiny, SCHEDULES["coloring"](), budget(device=device)).valid)
+        results.append(fit(model, tiny, new_schedule("coloring"), budget(device=device)).valid)
     assert results[0]["auroc"] == pytest.approx(results[1]["auroc"], abs=0.05)
 
 

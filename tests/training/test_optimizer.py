@@ -1,5 +1,6 @@
 """Rows of active tasks move as torch's Adam moves them; rows of the others do not move at all."""
 
+import itertools
 import math
 
 import pytest
@@ -63,7 +64,9 @@ def test_all_active_is_torch_adam(kind, dtype, tolerance):
 
 def test_each_row_is_torch_adam_over_the_steps_of_its_task(kind):
     """Task 0 is always active, the others at their own times."""
-    active = [tuple(t for t in range(T) if t == 0 or (step * (t + 2)) % 3 == 0) for step in range(200)]
+    active = [
+        tuple(t for t in range(T) if t == 0 or (step * (t + 2)) % 3 == 0) for step in range(200)
+    ]
     mine = new_parameters(torch.float64)
     optimizer = ours(mine, kind, 1e-2)
     for step, tasks in enumerate(active):
@@ -163,9 +166,11 @@ def test_cuda_equals_cpu(kind):
         torch.testing.assert_close(a, b.cpu(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("parameters", [[], [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(4))]])
+@pytest.mark.parametrize(
+    "parameters", [[], [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(4))]]
+)
 def test_bad_parameters_are_refused(parameters):
-    with pytest.raises(UsageError, match="`parameters`|first dimension"):
+    with pytest.raises(UsageError, match=r"`parameters`|first dimension"):
         TaskRowAdam(parameters, 1e-2)
 
 
@@ -176,7 +181,7 @@ def test_lr_factor():
         factors = [lr_factor(s, 104, schedule=schedule, warmup_steps=4) for s in range(4, 104)]
         assert factors[0] == 1.0
         assert math.isclose(factors[50], middle)
-        assert all(a >= b for a, b in zip(factors, factors[1:], strict=False))
+        assert all(a >= b for a, b in itertools.pairwise(factors))
     assert math.isclose(lr_factor(54, 104, schedule="linear", warmup_steps=4), 0.5)
     quarter = 0.5 * (1 + math.cos(math.pi / 4))
     assert math.isclose(lr_factor(25, 100, schedule="cosine"), quarter)
