@@ -6,7 +6,11 @@ import logging
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, ClassVar, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 logger = logging.getLogger("gnn_mtl")
 
@@ -17,12 +21,15 @@ SILENT_S = 2.0
 class Progress:
     """Counts work towards ``total``; shows nothing for the first two seconds.
 
-    On a terminal it draws a rich bar on stderr; without one it logs a line every ten seconds.
+    On a terminal it draws a rich bar on stderr, nested counts one below the other; without one it
+    logs a line every ten seconds.
 
     Args:
         title: What is being done, e.g. ``"training"``.
         total: How many units there are; None if unknown.
     """
+
+    _display: ClassVar[RichProgress | None] = None
 
     def __init__(self, title: str, total: int | None = None) -> None:
         self.title = title
@@ -30,7 +37,7 @@ class Progress:
         self.done = 0
         self._started = time.monotonic()
         self._logged = self._started
-        self._bar: object | None = None
+        self._bar: TaskID | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -59,22 +66,27 @@ class Progress:
 
     def close(self) -> None:
         """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()  # type: ignore[attr-defined]
-            self._bar = None
+        display = Progress._display
+        if self._bar is None or display is None:
+            return
+        display.remove_task(self._bar)
+        self._bar = None
+        if not display.tasks:
+            display.stop()
+            Progress._display = None
 
     def _draw(self, note: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
 
-        if self._bar is None:
-            bar = RichProgress(
+        if Progress._display is None:
+            Progress._display = RichProgress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True), transient=True,
             )  # fmt: skip
-            self._task = bar.add_task(self.title, total=self.total, note=note)
-            bar.start()
-            self._bar = bar
-        self._bar.update(self._task, completed=self.done, note=note)  # type: ignore[attr-defined]
+            Progress._display.start()
+        if self._bar is None:
+            self._bar = Progress._display.add_task(self.title, total=self.total, note=note)
+        Progress._display.update(self._bar, completed=self.done, note=note)

@@ -45,10 +45,12 @@ def run(argv: Sequence[str]) -> int:
     values = affinity.values[np.triu_indices(affinity.num_tasks, 1)]
     known = values[~np.isnan(values)]
     console = out_console()
-    console.print(
-        f"{affinity.num_tasks} tasks, {len(known)} known pairs: median cosine "
-        f"{np.median(known):.3f}, {np.mean(known < 0):.1%} negative, "
-        f"{np.mean(known < -0.25):.1%} below -0.25"
-    )
+    facts = f"{affinity.num_tasks} tasks, {len(known)} known pairs"
+    if len(known):
+        facts += (
+            f": median cosine {np.median(known):.3f}, {np.mean(known < 0):.1%} negative, "
+            f"{np.mean(known < -0.25):.1%} below -0.25"
+        )
+    console.print(facts)
     console.print(f"affinity: {options.out}\nnext:     gnn-mtl group {options.out} --tau 0.1")
     return 0

@@ -49,6 +49,14 @@ class Show:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Options of verify."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """A graph as .npz file or folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Import:
     """Options of import."""
 
@@ -132,13 +140,11 @@ def _show(argv: list[str]) -> int:
 
 
 def _verify(argv: list[str]) -> int:
-    path = take_positional(argv)
-    if path is None or argv:
-        raise UsageError("usage: gnn-mtl data verify PATH")
-    findings = verify(path)
+    options = parse(Verify, argv, "data verify", "Check every checksum and invariant.")
+    findings = verify(options.path)
     for finding in findings:
         print(finding)
-    print(f"{path}: {len(findings)} finding(s)" if findings else f"{path}: ok")
+    print(f"{options.path}: {len(findings)} finding(s)" if findings else f"{options.path}: ok")
     return 3 if findings else 0
 
 

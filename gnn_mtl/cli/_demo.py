@@ -17,7 +17,7 @@ class Options:
 
     out: Path = Path("runs/demo")
     """Folder for runs/, summary.json and report.html; an earlier demo there is replaced."""
-    budget_seconds: float = 400.0
+    budget_seconds: float = 220.0
     """Time all trainings together may take; the number of steps adapts to it."""
 
 

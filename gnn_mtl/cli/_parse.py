@@ -22,11 +22,11 @@ def take_value(argv: list[str], name: str) -> str | None:
     """Remove ``name VALUE`` or ``name=VALUE`` from the arguments and return the value.
 
     Raises:
-        UsageError: If the name is last and has no value.
+        UsageError: If the name is last or followed by another flag.
     """
     for index, argument in enumerate(argv):
         if argument == name:
-            if index + 1 >= len(argv):
+            if index + 1 >= len(argv) or argv[index + 1].startswith("--"):
                 raise UsageError(f"{name} needs a value.")
             del argv[index]
             return argv.pop(index)
@@ -57,11 +57,15 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     try:
         if "-" in text.strip("-"):
-            first, last = text.split("-")
-            return tuple(range(int(first), int(last) + 1))
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--seeds should read like 0,1,2 or 0-9. Found {text!r}.") from error
+            first, last = map(int, text.split("-"))
+            seeds = tuple(range(first, last + 1))
+        else:
+            seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds:
+        raise UsageError(f"--seeds should read like 0,1,2 or 0-9. Found {text!r}.")
+    return seeds
 
 
 def out_console() -> Any:  # noqa: ANN401

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from gnn_mtl._core.errors import UsageError
 from gnn_mtl.cli._parse import parse
 from gnn_mtl.reports import build_report
 
@@ -26,5 +27,7 @@ class Options:
 def run(argv: Sequence[str]) -> int:
     """Write the page and print where it is."""
     options = parse(Options, argv, "report", "Write one self-contained HTML page.")
+    if not options.runs:
+        raise UsageError("gnn-mtl report needs run folders, or folders that hold some.")
     print(build_report(options.runs, options.out))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 
 import tyro
@@ -20,6 +21,7 @@ ALIASES = {
     "--device": "--train.device",
     "--deterministic": "--train.deterministic",
 }
+OTHERS = ("--out", "--resume", "--seeds", "--groups", "--help")
 
 
 def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> RunConfig:
@@ -36,6 +38,8 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
     groups = take_value(rest, "--groups")
     for family in KINDS:
         kind = take_value(rest, f"--{family}.kind")
+        if family == "scheduler" and groups is None and kind == default.scheduler.kind:
+            continue
         if family == "scheduler" and (groups is not None or kind == "static"):
             file = groups or take_value(rest, "--scheduler.file")
             if file is None:
@@ -46,6 +50,7 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
         elif kind is not None and kind != getattr(default, family).kind:
             made = kind_class(family, kind, "command line")()
             default = dataclasses.replace(default, **{family: made})
+    _suggest(rest)
     return tyro.cli(
         RunConfig, args=rest, default=default, prog=f"gnn-mtl {command}",
         description="Train one run. Choose parts by --scheduler.kind "
@@ -55,6 +60,17 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
         f"{', '.join(ALIASES)}.",
         config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
+
+
+def _suggest(argv: Sequence[str]) -> None:
+    """Refuse a misspelt short form, of which tyro knows none; it suggests dotted names itself."""
+    own = [f"--{field.name}" for field in dataclasses.fields(RunConfig)]
+    for argument in argv:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and "." not in name and name not in (*own, *OTHERS):
+            near = difflib.get_close_matches(name, [*OTHERS, *ALIASES, *own], n=1, cutoff=0.75)
+            if near:
+                raise UsageError(f"unknown option {name}. Perhaps you meant {near[0]}.")
 
 
 def _alias(argument: str) -> str:

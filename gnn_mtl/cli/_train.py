@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gnn_mtl._core.errors import UsageError
 from gnn_mtl.cli._parse import out_console, parse_seeds, take_flag, take_positional, take_value
 from gnn_mtl.cli._run_flags import parse_run_config
 from gnn_mtl.reports import rich_table, score_table
@@ -33,24 +31,7 @@ def run(argv: Sequence[str]) -> int:
         records = run_sweep(configs, folder)
     else:
         folder = Path(out) if out else default_folder(config)
-        if resume:
-            _refuse_other_config(folder, config)
         records = [train(config, folder, resume=resume)]
     console.print(rich_table(score_table(records)))
     console.print(f"run folder: {folder}\nreport:     gnn-mtl report {folder} --out report.html")
     return 0
-
-
-def _refuse_other_config(folder: Path, config: RunConfig) -> None:
-    """A resumed run keeps its configuration; say so where flags ask for another."""
-    path = folder / "config.json"
-    if not path.exists():
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    wanted = config.to_dict()
-    changed = sorted(key for key in wanted if found.get(key) != wanted[key])
-    if changed:
-        raise UsageError(
-            f"{folder} was started with another {', '.join(changed)}; a resumed run keeps its "
-            f"configuration. Use: gnn-mtl train {folder} --resume"
-        )

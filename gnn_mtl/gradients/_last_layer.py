@@ -85,7 +85,7 @@ def last_layer_jacobian(
                 with torch.no_grad():
                     back = model.heads.representation_gradients(h, residual[:, part], ids[part])
                 if common is not None:
-                    slopes = [back.mul_(common)] * len(maps)
+                    slopes = (back.mul_(common),) * len(maps)
                 else:
                     slopes = torch.autograd.grad(
                         h, maps, grad_outputs=back, is_grads_batched=True, retain_graph=True

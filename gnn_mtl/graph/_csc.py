@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -130,7 +131,8 @@ class CSCGraph:
             raise GraphError(f"`edge_index` should hold integers. Found {edge_index.dtype}.")
         return cls.from_edge_chunks(
             lambda: [(edge_index[0], edge_index[1])], num_nodes, undirected=undirected,
-            deduplicate=deduplicate, remove_self_loops=remove_self_loops, keep_edge_ids=keep_edge_ids,
+            deduplicate=deduplicate, remove_self_loops=remove_self_loops,
+            keep_edge_ids=keep_edge_ids,
         )  # fmt: skip
 
     @classmethod
@@ -161,7 +163,7 @@ class CSCGraph:
         total = int(indptr[-1])
         indices = np.empty(total, dtype=np.int32)
         id_type = np.int32 if seen <= MAX_NODES else np.int64
-        edge_ids = np.empty(total if keep_edge_ids else 0, dtype=id_type)
+        edge_ids: NDArray[Any] = np.empty(total if keep_edge_ids else 0, dtype=id_type)
         cursor = indptr[:-1].copy()
         offset = 0
         fits = True
@@ -209,8 +211,8 @@ def _check_ids(source: NDArray[np.integer], target: NDArray[np.integer], num_nod
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= num_nodes:
             raise GraphError(
-                f"Edge {name} ids should lie in [0, {num_nodes}). Found {low if low < 0 else high}. "
-                "Check `num_nodes`, or whether ids start at 1."
+                f"Edge {name} ids should lie in [0, {num_nodes}). "
+                f"Found {low if low < 0 else high}. Check `num_nodes`, or whether ids start at 1."
             )
 
 
@@ -227,22 +229,12 @@ def _count(source, target, indptr, undirected, remove_self_loops):  # type: igno
 
 
 @numba.njit(cache=True, nogil=True)
-def _scatter(  # type: ignore[no-untyped-def]
-    source,
-    target,
-    indptr,
-    cursor,
-    indices,
-    edge_ids,
-    offset,
-    undirected,
-    remove_self_loops,
-):
+def _scatter(source, target, indptr, cursor, indices, edge_ids, offset, undirected, no_loops):  # type: ignore[no-untyped-def]
     """Put each edge into its target's row; return False where a row has no room left."""
     keep_ids = len(edge_ids) > 0
     for e in range(len(source)):
         u, v = source[e], target[e]
-        if u == v and remove_self_loops:
+        if u == v and no_loops:
             continue
         position = cursor[v]
         if position == indptr[v + 1]:

@@ -63,8 +63,8 @@ class TargetSource(Protocol):
 class NeighborLoader:
     """Iterates over the mini-batches of one split.
 
-    Iterating yields one epoch and moves :attr:`epoch` forward, so the next pass shuffles and samples
-    anew. ``loader.batch(epoch, index)`` gives any single batch directly.
+    Iterating yields one epoch and moves :attr:`epoch` forward, so the next pass shuffles and
+    samples anew. ``loader.batch(epoch, index)`` gives any single batch directly.
 
     Args:
         graph: The dataset.

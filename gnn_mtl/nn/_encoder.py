@@ -138,7 +138,7 @@ def layer_widths(in_channels: int, hidden_channels: int, num_layers: int) -> lis
 
 
 class _BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation that takes one row too: by the running statistics, as it has no spread."""
+    """Batch normalisation that takes one row too, which has no spread: by running statistics."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) == 1:

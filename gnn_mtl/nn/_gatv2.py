@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -31,7 +30,8 @@ class GATv2Conv(Conv):
 
         if out_channels % heads:
             raise UsageError(
-                f"`hidden_channels` should be a multiple of `heads` = {heads}. Found {out_channels}."
+                f"`hidden_channels` should be a multiple of `heads` = {heads}. "
+                f"Found {out_channels}."
             )
         self.edge_channels = edge_channels
         self.conv = PyGGATv2Conv(
@@ -76,8 +76,7 @@ class GATv2Encoder(ConvEncoder):
     ) -> None:
         widths = layer_widths(in_channels, hidden_channels, num_layers)
         convs = [
-            GATv2Conv(a, b, heads=heads, edge_channels=edge_channels)
-            for a, b in pairwise(widths)
+            GATv2Conv(a, b, heads=heads, edge_channels=edge_channels) for a, b in pairwise(widths)
         ]
         super().__init__(convs, widths, norm=norm, dropout=dropout)
 

@@ -90,9 +90,10 @@ class MLPHeads(Heads):
 
     def forward(self, h: Tensor, tasks: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return logits ``[B, T]`` or ``[B, len(tasks)]``."""
-        weight_in, bias_in, weight_out, bias_out = (
-            self.weight_in, self.bias_in, self.weight_out, self.bias_out,
-        )  # fmt: skip
+        weight_in: Tensor = self.weight_in
+        bias_in: Tensor = self.bias_in
+        weight_out: Tensor = self.weight_out
+        bias_out: Tensor = self.bias_out
         if tasks is not None:
             rows = torch.as_tensor(tasks, dtype=torch.int64, device=h.device)
             weight_in, bias_in, weight_out, bias_out = (

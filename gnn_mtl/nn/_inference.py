@@ -47,19 +47,19 @@ def exact_logits(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        rows: list[Tensor] = []
         if len(nodes) == 0:
             return np.zeros((0, model.num_tasks), dtype=np.float32)
-        for h in _representations(model.encoder, graph, np.array(nodes), torch.device(device)):
-            rows.append(model.heads(h).float().cpu())
-        return torch.cat(rows).numpy()
+        chunks = _representations(
+            model.encoder, graph, np.array(nodes, dtype=np.int64), torch.device(device)
+        )
+        return torch.cat([model.heads(h).float().cpu() for h in chunks]).numpy()
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
 def _representations(
-    encoder: Encoder, graph: TargetSource, nodes: NDArray[np.integer], device: torch.device
+    encoder: Encoder, graph: TargetSource, nodes: NDArray[np.int64], device: torch.device
 ) -> Iterator[Tensor]:
     """Representations of the nodes, in order, in chunks."""
     if isinstance(encoder, MLPEncoder | SIGNEncoder):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -29,9 +28,7 @@ class MLPEncoder(Encoder):
         super().__init__()
         widths = layer_widths(in_channels, hidden_channels, num_layers)
         self.in_channels, self.out_channels, self.num_hops = widths[0], widths[-1], 0
-        self.linears = nn.ModuleList(
-            nn.Linear(a, b) for a, b in pairwise(widths)
-        )
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(make_norm(norm, width) for width in widths[1:])
         self.dropout = nn.Dropout(dropout)
         self.elementwise_after_final = norm != "layer"

@@ -106,6 +106,10 @@ class Study:
         return next((method for method in self.methods if method.label == label), None)
 
 
+PER_SEED = frozenset({"seed", "out", "scheduler.follow"})
+"""Keys in which the seeds of one method differ: a matched control follows the run of its seed."""
+
+
 def studies(records: Iterable[RunRecord]) -> list[Study]:
     """Sort runs into studies (one per graph) and methods (one per configuration).
 
@@ -170,7 +174,7 @@ def _method(label: str, runs: list[RunRecord]) -> Method:
 
 def _fingerprint(config: dict[str, Any]) -> str:
     """The configuration without what may differ between the seeds of one method."""
-    flat = {key: value for key, value in flatten(config).items() if key not in ("seed", "out")}
+    flat = {key: value for key, value in flatten(config).items() if key not in PER_SEED}
     return json.dumps(flat, sort_keys=True)
 
 
@@ -186,7 +190,7 @@ def _names(keys: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
             for name in sorted({name for one in flat for name in one})
             if len({json.dumps(one.get(name), sort_keys=True) for one in flat}) > 1
         ]
-        detail = ", ".join(f"{name.split('.')[-1]}={mine.get(name)}" for name in differing[:3])
+        detail = ", ".join(f"{name.split('.')[-1]}={str(mine.get(name))[:24]}" for name in differing[:3])
         names[key] = f"{key[0]} ({detail})" if detail else key[0]
         if names[key] in (names[other] for other in names if other != key):
             names[key] += f" #{same.index(key) + 1}"

@@ -285,9 +285,13 @@ class _Page:
         }  # fmt: skip
 
     def _shown(self, finding: Verdict) -> tuple[Method, RunRecord, Refresh] | None:
-        """The run whose groups are drawn: the judged method's, else the first that regrouped."""
-        ordered = [finding.method] if finding.method is not None else []
-        ordered += [method for method in self.study.methods if method.is_candidate]
+        """The run whose groups are drawn: the judged method's if it mostly had several groups,
+        else that of the grouping method with the most, else the first that regrouped.
+        """
+        candidates = [method for method in self.study.methods if method.is_candidate]
+        ordered = sorted(candidates, key=_typical_groups, reverse=True)
+        if finding.method is not None and _typical_groups(finding.method) >= 2:
+            ordered.insert(0, finding.method)
         ordered += [method for method in self.study.methods if method.kind == "random"]
         for method in ordered:
             for run in method.runs:
@@ -319,6 +323,12 @@ class _Page:
 
     def _link(self, run: RunRecord) -> dict[str, Any]:
         return {"seed": run.seed, "href": self.href(run.path)}
+
+
+def _typical_groups(method: Method) -> float:
+    """Median number of groups over all refreshes of a method."""
+    counts = [len(refresh.groups) for run in method.runs for refresh in run.refreshes]
+    return float(np.median(counts)) if counts else 0.0
 
 
 def _facts(study: Study) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from gnn_mtl.reports._compare import Comparison, MethodComparison, compare_runs
 from gnn_mtl.reports._methods import Method, Study
 from gnn_mtl.reports._table import TIMES, format_number
 
+MATCHED_WITHIN = 0.05
 LEVEL = 0.05
 SPACE = "\N{NO-BREAK SPACE}"
 
@@ -95,7 +96,7 @@ def _judged(one: MethodComparison, comparison: Comparison, trivial: list[Method]
         area = one.tests["auroc"]
         details.append(f"AUROC moved by {_points(area.delta)} points ({_p(area.p_holm)}).")
     details += _costs(one.method, comparison.reference)
-    details += [_control(one.method, control, comparison) for control in _random(comparison)]
+    details += _controls(one.method, comparison)
     details += [
         f"{other.method.label} scored higher than either."
         for other in comparison.methods
@@ -114,7 +115,32 @@ def _judged(one: MethodComparison, comparison: Comparison, trivial: list[Method]
     return Verdict(outcome, headline, tuple(details), one.method, comparison)
 
 
-def _control(method: Method, control: Method, comparison: Comparison) -> str:
+def _controls(judged: Method, comparison: Comparison) -> list[str]:
+    """Hold every grouping method against the random groups of its sizes."""
+    controls = [one.method for one in comparison.methods if one.method.kind == "random"]
+    sentences = []
+    for one in comparison.methods:
+        method = one.method
+        if not method.is_candidate or method.is_trivial:
+            continue
+        matched = [control for control in controls if _is_matched(method, control)]
+        subject = "It" if method is judged else method.label
+        sentences += [_control(subject, method, control, comparison) for control in matched]
+        if controls and not matched and method is judged:
+            sentences.append(
+                "No random groups of its sizes were run, so what its groups are worth by "
+                "themselves is not known."
+            )
+    return sentences
+
+
+def _is_matched(method: Method, control: Method) -> bool:
+    """Whether a control supervised as many labels as the method, over its whole runs."""
+    mine, other = (np.mean(m.values("cost", "label_gradients")) for m in (method, control))
+    return bool(abs(mine - other) <= MATCHED_WITHIN * mine)
+
+
+def _control(subject: str, method: Method, control: Method, comparison: Comparison) -> str:
     """Say whether it did better than random groups: is it what is grouped, or how many?"""
     test = next(
         (one.tests["ap"] for one in compare_runs(comparison.study, control.label).methods
@@ -122,20 +148,16 @@ def _control(method: Method, control: Method, comparison: Comparison) -> str:
         None,
     )  # fmt: skip
     if test is None:
-        return f"{control.label} shares no seed with it, so random groups say nothing here."
-    p = _p(test.p_bootstrap)
+        return f"{control.label} shares no seed with {method.label}: no control for it."
+    p, groups = _p(test.p_bootstrap), f"random groups of its sizes ({control.label})"
     if test.p_bootstrap < LEVEL and test.delta > 0:
-        return f"It beat random groups ({control.label}) by {_size(test.delta)} points ({p})."
+        return f"{subject} beat {groups} by {_size(test.delta)} points ({p})."
     if test.p_bootstrap < LEVEL:
-        return f"Random groups ({control.label}) did better, by {_size(test.delta)} points ({p})."
+        return f"{subject} did worse than {groups} by {_size(test.delta)} points ({p})."
     return (
-        f"Random groups ({control.label}) did as well ({_points(test.delta)} points, {p}): "
+        f"{subject} did no better than {groups} ({_points(test.delta)} points, {p}): "
         "what was grouped with what made no measurable difference."
     )
-
-
-def _random(comparison: Comparison) -> list[Method]:
-    return [one.method for one in comparison.methods if one.method.kind == "random"]
 
 
 def _costs(method: Method, base: Method) -> list[str]:

@@ -56,13 +56,13 @@ def load_trained(folder: str | os.PathLike[str]) -> tuple[RunConfig, TaskGraph, 
     Raises:
         RecordError: If the folder holds no run, or one of several single-task models.
     """
-    config = RunConfig.load(Path(folder))
     weights = Path(folder) / "checkpoints" / "best.safetensors"
     if not weights.exists():
         raise RecordError(
             f"{folder} should hold checkpoints/best.safetensors of one trained model. Found none "
             "(single-task runs hold one model per label); train a shared model first."
         )
+    config = RunConfig.load(folder)
     graph = build_graph(config)
     model = build_model(config, graph)
     load_weights(weights, model)

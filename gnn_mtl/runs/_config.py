@@ -159,7 +159,7 @@ def kind_class(family: str, kind: str, source: str = "configuration") -> type:
         ConfigError: If the kind is unknown; lists those that exist.
     """
     classes = KINDS[family]
-    if kind not in classes:
+    if not isinstance(kind, str) or kind not in classes:
         raise ConfigError(
             f"{source}: unknown {family} kind {kind!r}.{_nearest(str(kind), list(classes))} "
             f"Known kinds: {', '.join(classes)}."

@@ -21,16 +21,15 @@ from gnn_mtl.records import RunRecord, RunSummary
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.runs._shallow import METHOD as SHALLOW
 from gnn_mtl.runs._shallow import train_shallow
-from gnn_mtl.runs._sweep import folder_name
-from gnn_mtl.runs._train import train
+from gnn_mtl.runs._train import folder_name, train
 from gnn_mtl.schedulers import Coloring, Joint, Random, Single
 from gnn_mtl.tasks import Affinity
 from gnn_mtl.training import Train
 
 SEEDS = (0, 1, 2)
 SINGLE_LABELS = 6
-TRAINING_BUDGET_S = 400.0
-STEPS = (100, 600)
+TRAINING_BUDGET_S = 220.0
+STEPS = (100, 540)
 TAU_DEFAULT = 0.25
 TAU_GRID = (0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
 SEVERAL = 3
@@ -114,8 +113,8 @@ def run_demo(out: Path, *, say: Say, budget_s: float = TRAINING_BUDGET_S) -> Dem
         say(_line(records[-1], time.perf_counter() - started))
     names = ", ".join(graph.label_names[task] for task in singles)
     say(
-        f"Single-task models for {len(singles)} of {graph.num_tasks} labels, spread evenly from the "
-        f"rarest to the most frequent: {names}."
+        f"Single-task models for {len(singles)} of {graph.num_tasks} labels, spread evenly from "
+        f"the rarest to the most frequent: {names}."
     )
     methods("single", Single(tasks=singles))
     summary = summarize_methods(records)
@@ -146,7 +145,7 @@ def several_colors(affinities: list[Affinity]) -> float:
 
 
 def summarize_methods(records: list[RunRecord]) -> dict[str, Any]:
-    """Return for each method its mean test scores, cost and seeds, as ``summary.json`` holds them."""
+    """Return each method's mean test scores, cost and seeds, as ``summary.json`` holds them."""
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
         groups.setdefault(record.method, []).append(record)

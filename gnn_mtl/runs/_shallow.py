@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from gnn_mtl.metrics import Scores, evaluate
 from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
 from gnn_mtl.runs._build import build_graph, with_features
 from gnn_mtl.runs._config import RunConfig
-from gnn_mtl.runs._train import METRICS, PER_LABEL, describe_dataset
+from gnn_mtl.runs._train import METRICS, PER_LABEL, describe_dataset, refuse_other_config
 from gnn_mtl.training import Cost, labels_per_node
 
 METHOD = "spectral_lr"
@@ -30,6 +31,7 @@ def train_shallow(
     config: RunConfig,
     out: str | os.PathLike[str],
     *,
+    resume: bool = False,
     graph: TaskGraph | None = None,
 ) -> RunRecord:
     """Fit the shallow baseline on the features a run of ``config`` would see; write a run folder.
@@ -43,29 +45,30 @@ def train_shallow(
     Args:
         config: Dataset, features and seed.
         out: The run folder.
+        resume: Fit again what an interrupted fit began in that folder.
         graph: The dataset, if it is loaded already.
     """
     out = Path(out)
+    plain = shallow_config(config)
+    if resume:
+        refuse_other_config(out, plain)
     graph = build_graph(config) if graph is None else with_features(graph, config)
     sealed = graph.sealed()
+    made = manifest(dataset=describe_dataset(graph), seed=config.seed)
     started = time.perf_counter()
-    with RunWriter.open(out) as writer:
-        plain = config.to_dict()
-        kept = {key: plain[key] for key in ("dataset", "root", "seed", "features")}
-        writer.write_config({**kept, "name": METHOD, "baseline": {"penalties": list(PENALTIES)}})
-        writer.write_manifest(manifest(dataset=describe_dataset(graph), seed=config.seed))
+    with RunWriter.open(out, resume=resume, step=0 if resume else None) as writer:
+        if not resume:
+            writer.write_config(plain)
+            writer.write_manifest(made)
         top_k = labels_per_node(sealed)
         best: tuple[Scores, Tensor] | None = None
         weights: Tensor | None = None
+        tried: dict[str, float] = {}
         with Progress("logistic regression", len(PENALTIES)) as progress:
             for number, penalty in enumerate(PENALTIES):
                 weights = fit_logistic(sealed, penalty, start=weights)
                 valid = _score(sealed, weights, "valid", top_k)
-                writer.log_valid(
-                    step=number + 1, epoch=0, ap=valid.macro["ap"], auroc=valid.macro["auroc"],
-                    f1=valid.macro["f1"], seconds=time.perf_counter() - started,
-                    penalty=penalty,
-                )  # fmt: skip
+                tried[str(penalty)] = valid.macro["ap"]
                 if best is None or valid.macro["ap"] > best[0].macro["ap"]:
                     best = (valid, weights)
                 progress.advance()
@@ -88,10 +91,18 @@ def train_shallow(
                 "tasks": list(range(graph.num_tasks)),
                 "cost": cost.to_dict(),
                 "num_parameters": graph.num_tasks * (graph.num_features + 1),
+                "valid_ap_by_penalty": tried,
             }
         )
         writer.finish()
     return read_run(out)
+
+
+def shallow_config(config: RunConfig) -> dict[str, Any]:
+    """Return the part of a configuration that decides the shallow baseline, as plain values."""
+    plain = config.to_dict()
+    kept = {key: plain[key] for key in ("dataset", "root", "seed", "features")}
+    return {**kept, "name": METHOD, "baseline": {"penalties": list(PENALTIES)}}
 
 
 def fit_logistic(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gnn_mtl._core.errors import ConfigError, RecordError
+from gnn_mtl._core.errors import ConfigError
 from gnn_mtl._core.progress import Progress
 from gnn_mtl.records import RunRecord, read_run
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.runs._shallow import METHOD as SHALLOW
-from gnn_mtl.runs._shallow import train_shallow
-from gnn_mtl.runs._train import train
+from gnn_mtl.runs._shallow import shallow_config, train_shallow
+from gnn_mtl.runs._train import folder_name, refuse_other_config, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +51,8 @@ class Sweep:
         if not isinstance(seeds, list) or not seeds or not all(type(s) is int for s in seeds):
             raise ConfigError(f"{path}: `seeds` should be a list of integers. Found {seeds!r}.")
         methods = value.pop("methods", [{}])
+        if not isinstance(methods, list) or not methods or not all(map(_is_table, methods)):
+            raise ConfigError(f"{path}: `methods` should be [[methods]] tables. Found {methods!r}.")
         configs = tuple(
             RunConfig.from_dict(_merge(value, method), source=str(path)) for method in methods
         )
@@ -100,26 +100,12 @@ def run_sweep(
 
 def run_one(config: RunConfig, folder: Path) -> RunRecord:
     """Train one run, or keep or resume what the folder already holds of it."""
-    resume = False
-    if (folder / "config.json").exists():
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.method != SHALLOW and found != config.to_dict():
-            changed = sorted(k for k, v in config.to_dict().items() if found.get(k) != v)
-            raise RecordError(
-                f"{folder} holds a run of another configuration (differs in {changed}). "
-                "Choose another --out or remove the folder."
-            )
-        if (folder / "DONE").exists():
-            return read_run(folder)
-        resume = True
-    if config.method == SHALLOW:
-        return train_shallow(config, folder)
-    return train(config, folder, resume=resume)
-
-
-def folder_name(config: RunConfig) -> str:
-    """Return ``METHOD-seedN`` with every character unfit for a file name replaced."""
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', config.method)}-seed{config.seed}"
+    is_shallow = config.method == SHALLOW
+    refuse_other_config(folder, shallow_config(config) if is_shallow else config.to_dict())
+    if (folder / "DONE").exists():
+        return read_run(folder)
+    resume = (folder / "config.json").exists()
+    return (train_shallow if is_shallow else train)(config, folder, resume=resume)
 
 
 def _worker(config: RunConfig, folder: Path) -> Path:
@@ -132,8 +118,12 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and "kind" not in value:
-            merged[key] = _merge(old, value)
-        else:
-            merged[key] = value
+        merged[key] = value
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            is_same_kind = value.get("kind", old.get("kind")) == old.get("kind")
+            merged[key] = _merge(old, value) if is_same_kind else value
     return merged
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, Mapping)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gnn_mtl._core.errors import RecordError
 from gnn_mtl._core.files import write_json
 from gnn_mtl.datasets import TaskGraph
 from gnn_mtl.metrics import Scores, macro
@@ -50,15 +53,18 @@ def train(
         TrainingStoppedError: If training cannot go on (no finite loss).
     """
     out = Path(out) if out is not None else default_folder(config)
+    if resume:
+        refuse_other_config(out, config.to_dict())
     graph = build_graph(config) if graph is None else with_features(graph, config)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+    made = manifest(dataset=describe_dataset(graph), seed=config.seed)
     step, task = _resume_point(out / "checkpoints") if resume else (None, None)
     with RunWriter.open(out, resume=resume, step=step, task=task) as writer:
         if not resume:
             writer.write_config(config.to_dict())
-            writer.write_manifest(manifest(dataset=describe_dataset(graph), seed=config.seed))
+            writer.write_manifest(made)
         if isinstance(config.scheduler, Single):
             summary = _train_single(config, graph, writer, resume)
         else:
@@ -70,7 +76,32 @@ def train(
 
 def default_folder(config: RunConfig) -> Path:
     """Return ``runs/DATASET/METHOD-seedN``."""
-    return Path("runs") / Path(config.dataset).stem / f"{config.method}-seed{config.seed}"
+    return Path("runs") / Path(config.dataset).stem / folder_name(config)
+
+
+def folder_name(config: RunConfig) -> str:
+    """Return ``METHOD-seedN`` with every character unfit for a file name replaced."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', config.method)}-seed{config.seed}"
+
+
+def refuse_other_config(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Raise RecordError if the folder holds a run of another configuration than ``wanted``."""
+    file = folder / "config.json"
+    if not file.exists():
+        return
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        changed = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise RecordError(
+            f"{file} should be the configuration of a run. Found: {error}. Remove the folder."
+        ) from error
+    if changed:
+        raise RecordError(
+            f"{folder} holds a run of another configuration (differs in {', '.join(changed)}), and "
+            f"a run keeps the one it began with. Go on with `gnn-mtl train {folder} --resume`, "
+            "choose another --out, or remove the folder."
+        )
 
 
 def describe_dataset(graph: TaskGraph) -> dict[str, Any]:

@@ -102,8 +102,8 @@ class Skipped:
         if new:
             shown = [names[task] if names else str(task) for task in new[:8]]
             warnings.warn(
-                f"The loss of {len(new)} task(s) is not finite: {shown}. They are left out while it "
-                "lasts and counted in the summary; lower --lr or look at their features.",
+                f"The loss of {len(new)} task(s) is not finite: {shown}. They are left out while "
+                "it lasts and counted in the summary; lower --lr or look at their features.",
                 NonFiniteWarning,
                 stacklevel=3,
             )

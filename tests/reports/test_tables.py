@@ -228,7 +228,8 @@ def test_verdict_says_what_the_tests_say(tmp_path, write_run, gain, outcome, wor
         write_run(tmp_path / f"j{seed}", name="joint", kind="joint", seed=seed)
         write_run(tmp_path / f"c{seed}", name="mine", kind="static", seed=seed, gain=gain,
                   groups=GROUPS, share=0.5)  # fmt: skip
-        write_run(tmp_path / f"r{seed}", name="dice", kind="random", seed=seed, groups=GROUPS)
+        write_run(tmp_path / f"r{seed}", name="dice", kind="random", seed=seed, groups=GROUPS,
+                  share=0.5)  # fmt: skip
     (found,) = studies(load(tmp_path))
     judged = verdict(found)
     test = judged.comparison.find("mine").tests["ap"]
@@ -279,6 +280,30 @@ def test_random_groups_as_control(tmp_path, write_run):
     judged = verdict(studies(load(tmp_path))[0])
     assert judged.outcome == "better"
     assert any("made no measurable difference" in line for line in judged.details)
+
+
+def test_random_groups_of_other_sizes_are_no_control(tmp_path, write_run):
+    """Groups that saw half the label-gradients say nothing about the method's grouping."""
+    for seed in range(3):
+        write_run(tmp_path / f"j{seed}", name="joint", kind="joint", seed=seed, gain=-0.05)
+        write_run(tmp_path / f"c{seed}", name="mine", kind="static", seed=seed, groups=GROUPS)
+        write_run(tmp_path / f"r{seed}", name="dice", kind="random", seed=seed, groups=GROUPS,
+                  share=0.5)  # fmt: skip
+    judged = verdict(studies(load(tmp_path))[0])
+    assert not any("dice" in line for line in judged.details)
+    assert any("No random groups of its sizes" in line for line in judged.details)
+
+
+def test_controls_that_follow_the_run_of_their_seed_are_one_method(tmp_path, write_run):
+    for seed in range(3):
+        path = write_run(tmp_path / f"r{seed}", name="dice", kind="random", seed=seed,
+                         groups=GROUPS)  # fmt: skip
+        file = Path(path or tmp_path / f"r{seed}") / "config.json"
+        config = json.loads(file.read_text())
+        config["scheduler"]["follow"] = [[0, [seed + 1, 2]]]
+        file.write_text(json.dumps(config))
+    (found,) = studies(load(tmp_path))
+    assert [(method.label, len(method.runs)) for method in found.methods] == [("dice", 3)]
 
 
 def test_study_paths_are_kept(study):
