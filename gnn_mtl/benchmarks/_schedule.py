@@ -13,7 +13,7 @@ from gnn_mtl.affinity import gradient_cosine
 from gnn_mtl.benchmarks._measure import interleaved, result
 from gnn_mtl.datasets import TaskGraph, planted
 from gnn_mtl.gradients import ProbeMode, probe
-from gnn_mtl.graph import NeighborLoader
+from gnn_mtl.graph import MiniBatch, NeighborLoader
 from gnn_mtl.nn import LabelModel, LinearHeads, SAGEEncoder
 from gnn_mtl.schedulers import ColoringScheduler, JointScheduler, TaskScheduler
 from gnn_mtl.training import Optimizers, Train, train_step
@@ -134,13 +134,14 @@ class _Window:
     def sketch_error(self) -> dict[str, Any]:
         """Return the mean absolute differences of the cosines, after the training so far."""
         here, other = (self.probes.batch(99, index) for index in (0, 1))
+        measured: tuple[tuple[MiniBatch, ProbeMode], ...] = (
+            (here, "last_layer"),
+            (here, "last_layer_sketch"),
+            (other, "last_layer"),
+        )
         exact, sketch, elsewhere = (
             gradient_cosine(probe(self.model, batch, mode=mode).jacobian).values
-            for batch, mode in (
-                (here, "last_layer"),
-                (here, "last_layer_sketch"),
-                (other, "last_layer"),
-            )
+            for batch, mode in measured
         )
         pairs = np.triu_indices(len(exact), 1)
         return {

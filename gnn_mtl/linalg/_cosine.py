@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gnn_mtl._core.errors import ShapeError, UsageError
 
-CHUNK_BYTES = 1 << 25
+CHUNK_BYTES = 1 << 21
 """Size of the float64 copy of one block of columns; bounds the extra memory of `cosine_of_rows`."""
 
 
@@ -22,7 +22,8 @@ def cosine_of_rows(rows: Tensor, /, *, chunk_size: int | None = None) -> Tensor:
 
     Args:
         rows: Floating-point matrix ``[T, P]``, any device.
-        chunk_size: Columns converted to float64 at a time; by default about 32 MiB worth.
+        chunk_size: Columns converted to float64 at a time; by default 2 MiB worth, which stays in
+            cache.
 
     Returns:
         float64 ``[T, T]`` on the device of ``rows``: symmetric bit for bit, inside [-1, 1].

@@ -190,7 +190,9 @@ def _names(keys: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
             for name in sorted({name for one in flat for name in one})
             if len({json.dumps(one.get(name), sort_keys=True) for one in flat}) > 1
         ]
-        detail = ", ".join(f"{name.split('.')[-1]}={str(mine.get(name))[:24]}" for name in differing[:3])
+        detail = ", ".join(
+            f"{name.split('.')[-1]}={str(mine.get(name))[:24]}" for name in differing[:3]
+        )
         names[key] = f"{key[0]} ({detail})" if detail else key[0]
         if names[key] in (names[other] for other in names if other != key):
             names[key] += f" #{same.index(key) + 1}"

@@ -285,9 +285,7 @@ class _Page:
         }  # fmt: skip
 
     def _shown(self, finding: Verdict) -> tuple[Method, RunRecord, Refresh] | None:
-        """The run whose groups are drawn: the judged method's if it mostly had several groups,
-        else that of the grouping method with the most, else the first that regrouped.
-        """
+        """The run whose groups are drawn: of the judged method, or else of the most divided one."""
         candidates = [method for method in self.study.methods if method.is_candidate]
         ordered = sorted(candidates, key=_typical_groups, reverse=True)
         if finding.method is not None and _typical_groups(finding.method) >= 2:

@@ -65,7 +65,7 @@ def train_shallow(
         weights: Tensor | None = None
         tried: dict[str, float] = {}
         with Progress("logistic regression", len(PENALTIES)) as progress:
-            for number, penalty in enumerate(PENALTIES):
+            for penalty in PENALTIES:
                 weights = fit_logistic(sealed, penalty, start=weights)
                 valid = _score(sealed, weights, "valid", top_k)
                 tried[str(penalty)] = valid.macro["ap"]

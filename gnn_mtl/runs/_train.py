@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gnn_mtl._core.errors import RecordError
+from gnn_mtl._core.errors import LabelError, LabelWarning, RecordError
 from gnn_mtl._core.files import write_json
 from gnn_mtl.datasets import TaskGraph
 from gnn_mtl.metrics import Scores, macro
@@ -153,7 +154,7 @@ def _train_single(
 ) -> dict[str, Any]:
     """One model per task, each like a joint run on that label alone."""
     assert isinstance(config.scheduler, Single)  # noqa: S101 - narrowed by the caller
-    tasks = config.scheduler.chosen_tasks(graph.num_tasks, config.seed)
+    tasks = _learnable(graph, config.scheduler.chosen_tasks(graph.num_tasks, config.seed))
     per_label = {name: np.full(graph.num_tasks, np.nan) for name in PER_LABEL}
     macros: dict[str, dict[str, list[float]]] = {
         split: {name: [] for name in METRICS} for split in ("valid", "test")
@@ -187,6 +188,32 @@ def _train_single(
         cost,
         parameters,
     )
+
+
+def _learnable(graph: TaskGraph, tasks: tuple[int, ...]) -> tuple[int, ...]:
+    """The tasks with both classes in every split; the others are named in a warning.
+
+    A model of one label can neither be chosen nor scored where its split holds one class.
+    """
+    both = np.ones(graph.num_tasks, dtype=bool)
+    for split in ("train", "valid", "test"):
+        positives = graph.positives(split)
+        both &= (positives > 0) & (positives < graph.observed_counts(split))
+    kept = tuple(task for task in tasks if both[task])
+    left_out = [graph.label_names[task] for task in tasks if not both[task]]
+    if not kept:
+        raise LabelError(
+            "Single-task models need labels with both classes in train, valid and test. "
+            f"Found none among {left_out[:8]}; choose others with --scheduler.tasks."
+        )
+    if left_out:
+        warnings.warn(
+            f"{len(left_out)} label(s) have one class in a split and get no single-task model: "
+            f"{left_out[:8]}. They are left out of the scores of this run.",
+            LabelWarning,
+            stacklevel=2,
+        )
+    return kept
 
 
 @dataclass

@@ -91,6 +91,17 @@ def test_equals_scipy_on_a_larger_graph():
     np.testing.assert_array_equal(reverse.indices, backwards.indices)
 
 
+def test_a_merged_pair_keeps_its_first_edge_in_long_rows():
+    """Long rows need a stable sort."""
+    edges = np.random.default_rng(0).integers(0, 7, size=(2, 3000))
+    graph = CSCGraph.from_edge_index(edges, 7, keep_edge_ids=True)
+    expected = brute_force(edges.T.tolist(), False, True, False)
+    assert graph.edge_ids.tolist() == [edge for *_, edge in expected]
+    every = CSCGraph.from_edge_index(edges, 7, deduplicate=False, keep_edge_ids=True)
+    expected = brute_force(edges.T.tolist(), False, False, False)
+    assert every.edge_ids.tolist() == [edge for *_, edge in expected]
+
+
 def test_undirected_equals_networkx():
     oracle = nx.gnm_random_graph(50, 120, seed=1)
     graph = CSCGraph.from_edge_index(as_edge_index(list(oracle.edges)), 50, undirected=True)
