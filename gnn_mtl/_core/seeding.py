@@ -29,7 +29,8 @@ def derive_seed(seed: int, /, *path: str | int) -> int:
         >>> derive_seed(0, "init") == derive_seed(0, "dropout")
         False
     """
-    text = "\x1f".join([str(int(seed)), *(f"{type(p).__name__}:{p}" for p in path)])
+    names = (f"str:{part}" if isinstance(part, str) else f"int:{int(part)}" for part in path)
+    text = "\x1f".join([str(int(seed)), *names])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") & _MASK63
 

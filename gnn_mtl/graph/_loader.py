@@ -184,7 +184,13 @@ class NeighborLoader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def batch(self, epoch: int, index: int) -> MiniBatch:
-        """Return one batch; equal to what iterating gives at that place."""
+        """Return one batch; equal to what iterating gives at that place.
+
+        Raises:
+            UsageError: If the epoch has no batch of that number.
+        """
+        if not 0 <= index < len(self):
+            raise UsageError(f"`index` should lie in [0, {len(self)}). Found {index}.")
         return self._deliver(self._prepare(epoch, index))
 
     def seeds(self, epoch: int, index: int) -> NDArray[np.int64]:

@@ -32,7 +32,8 @@ def masked_bce(
         logits: ``[B, T]``, or ``[B, len(tasks)]`` for the given tasks only.
         y: Targets in {0, 1}, ``[B, T]``.
         observed: Which targets count, bool ``[B, T]``.
-        tasks: The supervised tasks; None for all.
+        tasks: The supervised tasks; None for all. Logits with one column per task of the graph are
+            read in the order of the graph unless ``tasks`` names as many, then in that order.
         pos_weight: Optional weight ``[T]`` of each task's positives.
 
     Returns:

@@ -34,7 +34,8 @@ def with_features(graph: TaskGraph, config: RunConfig) -> TaskGraph:
     if graph.x is not None and use != "structural":
         parts.append(graph.features(np.arange(graph.num_nodes)))
     if use in ("structural", "both", "auto") or graph.x is None:
-        parts.append(_structural(_Keyed(graph), config.features.dim, config.seed))
+        dim = min(config.features.dim, graph.num_nodes)
+        parts.append(_structural(_Keyed(graph), dim, config.seed))
     x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     if isinstance(config.encoder, SIGN):
         x = propagate(graph.csc, np.asarray(x, dtype=np.float32), config.encoder.hops)

@@ -32,7 +32,7 @@ class Features:
     use: Literal["auto", "own", "structural", "both"] = "auto"
     """The graph's own, structural ones (no label is read), or both; auto: both."""
     dim: int = 128
-    """Columns of the structural embedding; the log degree comes on top."""
+    """Columns of the structural embedding, at most one a node; the log degree comes on top."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,9 +134,16 @@ class _Training:
             batch_size=config.probe_batch_size, num_workers=0,
         )  # fmt: skip
         self.total_steps = config.total_steps(len(self.loader))
-        torch.manual_seed(derive_seed(seed, "dropout"))
+        self.dropout_seed = derive_seed(seed, "dropout")
 
     def run(self, resume: bool) -> Fit:
+        """Train with torch's random state set aside, so that the caller's is as it was."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.dropout_seed)
+            return self._run(resume)
+
+    def _run(self, resume: bool) -> Fit:
         if resume:
             self._load()
         started = time.perf_counter() - self.cost.seconds

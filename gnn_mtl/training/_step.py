@@ -94,6 +94,18 @@ class Skipped:
     losses: dict[int, int] = field(default_factory=dict)
     updates: int = 0
 
+    def count_update(self) -> None:
+        """Count an update that was left out; warn the first time."""
+        self.updates += 1
+        if self.updates == 1:
+            warnings.warn(
+                "The gradient of the shared parameters is not finite though every loss is. Such "
+                "updates are left out and counted in the summary; lower --lr or set "
+                "--train.grad-clip 1.",
+                NonFiniteWarning,
+                stacklevel=3,
+            )
+
     def count(self, tasks: Sequence[int], names: Sequence[str] | None) -> None:
         """Count a skipped loss of each task; warn the first time a task is met."""
         new = [task for task in tasks if task not in self.losses]
@@ -174,8 +186,8 @@ def train_step(
     )
     if not bool(torch.isfinite(norm)):
         if skipped is not None:
-            skipped.updates += 1
-        return live, losses.detach()
+            skipped.count_update()
+        return (), losses.detach()[:0]
     if grad_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(optimizers.shared_parameters, grad_clip, norm)
     optimizers.step(live)

@@ -403,3 +403,14 @@ def test_costs_add_up():
     assert (total.seconds, total.steps, total.label_gradients, total.peak_rss_mb) == (3, 5, 4, 5)
     assert peak_rss_mb() > 10
     assert Cost().to_dict()["peak_rss_mb"] == pytest.approx(peak_rss_mb(), rel=0.1)
+
+
+def test_the_callers_random_state_is_left_alone(make_graph):
+    graph = make_graph()
+    before = torch.get_rng_state()
+    encoder = SAGE(hidden_channels=8, num_layers=1, dropout=0.5).build(6)
+    model = LabelModel(encoder, Linear().build(8, graph.num_tasks))
+    state = torch.get_rng_state()
+    assert not torch.equal(before, state)
+    fit(model, graph, JointScheduler(graph.num_tasks), Train(epochs=2, batch_size=16))
+    assert torch.equal(torch.get_rng_state(), state)
