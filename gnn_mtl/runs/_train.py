@@ -72,6 +72,8 @@ def train(
             summary = _train_shared(config, graph, writer, resume)
         writer.write_summary(summary)
         writer.finish()
+    for state in (out / "checkpoints").rglob("last.state"):  # a finished run is never resumed
+        state.unlink()
     return read_run(out)
 
 
@@ -156,8 +158,9 @@ def _train_single(
     assert isinstance(config.scheduler, Single)  # noqa: S101 - narrowed by the caller
     tasks = _learnable(graph, config.scheduler.chosen_tasks(graph.num_tasks, config.seed))
     per_label = {name: np.full(graph.num_tasks, np.nan) for name in PER_LABEL}
+    # How many labels a node gets is no question to a model of one label: no top-k here.
     macros: dict[str, dict[str, list[float]]] = {
-        split: {name: [] for name in METRICS} for split in ("valid", "test")
+        split: {name: [] for name in PER_LABEL} for split in ("valid", "test")
     }
     cost, best_steps, best_epochs, parameters = Cost(), [], [], 0
     for task in tasks:
@@ -166,10 +169,9 @@ def _train_single(
         best_steps.append(part.best_step)
         best_epochs.append(part.best_epoch)
         parameters += part.num_parameters
-        for name in METRICS:
+        for name in PER_LABEL:
             macros["valid"][name].append(_number(part.valid.get(name)))
             macros["test"][name].append(_number(part.test.get(name)))
-        for name in PER_LABEL:
             per_label[name][task] = _number(part.test.get(name))
     means = {
         split: {name: macro(np.array(values)) for name, values in scores.items()}
@@ -253,8 +255,8 @@ def _train_one(
     part = _Part(
         done.best_step,
         done.best_epoch,
-        {name: done.valid[name] for name in METRICS if name in done.valid},
-        {name: test.macro[name] for name in METRICS},
+        {name: done.valid[name] for name in PER_LABEL if name in done.valid},
+        {name: test.macro[name] for name in PER_LABEL},
         done.cost.to_dict(),
         _num_parameters(model),
     )
@@ -306,7 +308,7 @@ def _number(value: float | None) -> float:
 
 
 def _resume_point(checkpoints: Path) -> tuple[int, int | None]:
-    """Step and task of the newest checkpoint; step 0 if none was saved yet."""
+    """Step and task of the newest checkpoint; before step 0 if none was saved yet."""
     from gnn_mtl.training import checkpoint_values
 
     states = [
@@ -315,7 +317,7 @@ def _resume_point(checkpoints: Path) -> tuple[int, int | None]:
         if p.exists()
     ]
     if not states:
-        return 0, None
+        return -1, None
     newest = max(states, key=lambda path: (path.parent.name, path.stat().st_mtime))
     values = checkpoint_values(newest)
     return int(values["at"]["step"]), values["task"]

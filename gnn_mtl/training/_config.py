@@ -59,6 +59,9 @@ class Train:
     of the cost), or of all shared parameters (one backward pass per task)."""
     probe_batch_size: int = 512
     """Training nodes behind a probe."""
+    checkpoint_seconds: float = 30.0
+    """At the first evaluation after so many seconds the state is saved: what a kill can cost. A
+    signal or a guard saves it at once."""
     log_every: int = 10
     """Steps between two training rows in the records."""
 
@@ -76,6 +79,10 @@ class Train:
                 raise UsageError(f"`{name}` should be at least 1. Found {value}.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"`lr` should be a positive number. Found {self.lr}.")
+        if not self.checkpoint_seconds >= 0:
+            raise UsageError(
+                f"`checkpoint_seconds` should not be negative. Found {self.checkpoint_seconds}."
+            )
         if self.weight_decay < 0 or self.warmup_steps < 0 or self.num_workers < 0:
             raise UsageError(
                 "`weight_decay`, `warmup_steps` and `num_workers` should not be negative. Found "

@@ -134,6 +134,7 @@ class _Training:
             batch_size=config.probe_batch_size, num_workers=0,
         )  # fmt: skip
         self.total_steps = config.total_steps(len(self.loader))
+        self.saved_at = time.perf_counter()
         self.dropout_seed = derive_seed(seed, "dropout")
 
     def run(self, resume: bool) -> Fit:
@@ -251,7 +252,8 @@ class _Training:
                 seconds=time.perf_counter() - started, **self._tag(),
             )  # fmt: skip
         self.cost.seconds = time.perf_counter() - started
-        self._save()
+        if time.perf_counter() - self.saved_at >= self.config.checkpoint_seconds:
+            self._save()
 
     def _valid_scores(self) -> Scores:
         return evaluate_split(self.model, self.graph, "valid", device=self.device, top_k=self.top_k)
@@ -260,6 +262,7 @@ class _Training:
         return {} if self.task is None else {"task": self.task}
 
     def _save(self) -> None:
+        self.saved_at = time.perf_counter()
         if self.checkpoints is None:
             return
         save_weights(self.checkpoints / "last.safetensors", self.model)
