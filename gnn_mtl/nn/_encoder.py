@@ -64,7 +64,7 @@ class Conv(nn.Module, ABC):
 
     @abstractmethod
     def linears(self) -> list[nn.Linear]:
-        """Return the linear maps whose sum is the layer's output, or nothing if it is no such sum."""
+        """Return the linear maps whose sum is the layer's output; nothing if it is no such sum."""
 
 
 class ConvEncoder(Encoder):
