@@ -15,6 +15,7 @@ NEEDED = {
     "numba": "fast sampling", "scikit-learn": "shallow baseline", "rich": "tables",
     "jinja2": "the report", "tyro": "the command line", "pydantic": "recipes",
     "safetensors": "checkpoints", "platformdirs": "cache folders", "filelock": "run folders",
+    "threadpoolctl": "spectral features",
 }  # fmt: skip
 OPTIONAL = {
     "matplotlib": ("plot", "plots of the report"),

@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from gnn_mtl.affinity import estimate_affinity
-from gnn_mtl.cli._parse import out_console, parse
+from gnn_mtl.cli._parse import parse
 from gnn_mtl.runs import load_trained
 from gnn_mtl.training import training_loader
 
@@ -44,13 +44,12 @@ def run(argv: Sequence[str]) -> int:
     affinity.save(options.out)
     values = affinity.values[np.triu_indices(affinity.num_tasks, 1)]
     known = values[~np.isnan(values)]
-    console = out_console()
     facts = f"{affinity.num_tasks} tasks, {len(known)} known pairs"
     if len(known):
         facts += (
             f": median cosine {np.median(known):.3f}, {np.mean(known < 0):.1%} negative, "
             f"{np.mean(known < -0.25):.1%} below -0.25"
         )
-    console.print(facts)
-    console.print(f"affinity: {options.out}\nnext:     gnn-mtl group {options.out} --tau 0.1")
+    print(facts)
+    print(f"affinity: {options.out}\nnext:     gnn-mtl group {options.out} --tau 0.1")
     return 0

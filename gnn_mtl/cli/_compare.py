@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
         else:
             console.print(rich_table(table))
     if report is not None:
-        console.print(f"report: {build_report([r.path for r in records], report)}")
+        print(f"report: {build_report([r.path for r in records], report)}")
     return 0
 
 

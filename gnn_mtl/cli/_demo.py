@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gnn_mtl.cli._parse import out_console, parse
@@ -31,11 +32,11 @@ def run(argv: Sequence[str]) -> int:
     console = out_console()
     demo = run_demo(
         options.out,
-        say=lambda text: console.print(text, highlight=False),
+        say=partial(print, flush=True),
         budget_s=options.budget_seconds,
     )
     report = build_report([options.out / "runs"], options.out / "report.html")
     console.print(rich_table(score_table(demo.records)))
     console.print(rich_table(comparison_table(compare_runs(demo.records))))
-    console.print(f"report:  {report}\nnumbers: {options.out / 'summary.json'}")
+    print(f"report:  {report}\nnumbers: {options.out / 'summary.json'}")
     return 0

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gnn_mtl.cli._parse import out_console, parse
+from gnn_mtl.cli._parse import parse
 from gnn_mtl.grouping import group_tasks
 from gnn_mtl.tasks import Affinity
 
@@ -39,10 +39,7 @@ def run(argv: Sequence[str]) -> int:
     )
     groups.save(options.out, label_names=affinity.label_names)
     names = affinity.label_names or tuple(map(str, range(affinity.num_tasks)))
-    console = out_console()
     for number, group in enumerate(groups.groups):
-        console.print(
-            f"group {number} ({len(group)}): {', '.join(names[t] for t in group)}", markup=False
-        )
-    console.print(f"groups: {options.out}\nnext:   gnn-mtl train --groups {options.out}")
+        print(f"group {number} ({len(group)}): {', '.join(names[t] for t in group)}")
+    print(f"groups: {options.out}\nnext:   gnn-mtl train --groups {options.out}")
     return 0

@@ -69,7 +69,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def out_console() -> Any:  # noqa: ANN401
-    """Return a console for tables: wide enough off a terminal not to cut them."""
+    """Return a console for tables: wide enough off a terminal not to cut them.
+
+    Lines of text are better printed: a console breaks long paths.
+    """
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)

@@ -24,7 +24,6 @@ def run(argv: Sequence[str]) -> int:
     elif resume and source is not None and Path(source).is_dir() and out is None:
         out = source
     config = parse_run_config(rest, default, "train")
-    console = out_console()
     if seeds is not None:
         folder = Path(out) if out else default_folder(config).parent
         configs = [replace(config, seed=seed) for seed in parse_seeds(seeds)]
@@ -32,6 +31,6 @@ def run(argv: Sequence[str]) -> int:
     else:
         folder = Path(out) if out else default_folder(config)
         records = [train(config, folder, resume=resume)]
-    console.print(rich_table(score_table(records)))
-    console.print(f"run folder: {folder}\nreport:     gnn-mtl report {folder} --out report.html")
+    out_console().print(rich_table(score_table(records)))
+    print(f"run folder: {folder}\nreport:     gnn-mtl report {folder} --out report.html")
     return 0

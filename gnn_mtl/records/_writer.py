@@ -247,9 +247,10 @@ def _rewind(path: Path, step: int, task: int | None) -> None:
     """Drop what was logged after the checkpoint, and the files only it points to."""
     (path / schema.SUMMARY).unlink(missing_ok=True)
     kept: list[dict[str, Any]] = []
-    for name in (schema.METRICS, schema.GROUPINGS):
+    # A metric's step counts the steps done; a grouping's is the step it is for, not yet done.
+    for name, last in ((schema.METRICS, step), (schema.GROUPINGS, step - 1)):
         rows = [row for _, row in read_lines(path / name)]
-        kept = _until(rows, step, task)
+        kept = _until(rows, last, task)
         write_text(path / name, "".join(map(to_line, kept)))
     wanted = {row.get("affinity") for row in kept}
     for file in sorted((path / schema.AFFINITY).glob("*.npz")):

@@ -60,6 +60,9 @@ def train(
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+    build_model(config, graph)  # what cannot be built fails before anything is written
+    if not isinstance(config.scheduler, Single):
+        config.scheduler.build(graph.num_tasks, config.seed)
     made = manifest(dataset=describe_dataset(graph), seed=config.seed)
     step, task = _resume_point(out / "checkpoints") if resume else (None, None)
     with RunWriter.open(out, resume=resume, step=step, task=task) as writer:

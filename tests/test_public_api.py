@@ -1,0 +1,169 @@
+"""The public surface: what is there, that it is documented, that asking for it costs nothing."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import gnn_mtl
+
+NAMES = """
+Affinity CSCGraph Coloring ColoringScheduler Features GATv2 GCN GIN GradientEMA Grouping Joint
+JointScheduler LabelModel Linear LinearHeads MLP MLPHead MLPHeads MiniBatch NeighborLoader
+NeighborSampler PyGEncoder Random RandomGroupsScheduler RunConfig SAGE SAGEEncoder SIGN Single
+Static StaticScheduler Sweep TaskGradients TaskGraph TaskRowAdam TaskScheduler Train __version__
+build_report compare_runs conflict_graph estimate_affinity evaluate evaluate_split exact_logits
+find_runs fit gradient_cosine group_tasks import_npz interference list_datasets load_dataset
+masked_bce planted probe read_run run_sweep score_table structural_features task_gradients train
+train_shallow
+"""
+PACKAGE = Path(gnn_mtl.__file__).parent
+ROOMS = sorted(
+    folder.name
+    for folder in PACKAGE.iterdir()
+    if (folder / "__init__.py").exists() and not folder.name.startswith("_")
+)
+
+
+def test_the_public_names_are_these():
+    """A change here is a change for users: say so in CHANGELOG.md."""
+    assert gnn_mtl.__all__ == sorted(NAMES.split())
+    assert set(dir(gnn_mtl)) == set(NAMES.split())
+
+
+@pytest.mark.parametrize("name", sorted(NAMES.split()))
+def test_every_public_name_is_there_and_says_what_it_is(name):
+    value = getattr(gnn_mtl, name)
+    if name != "__version__":
+        assert inspect.getdoc(value)
+        assert value.__module__.startswith("gnn_mtl.")
+        assert name == value.__name__
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
+        _ = gnn_mtl.Trainer
+
+
+def test_type_checkers_see_the_same_names():
+    """Under TYPE_CHECKING the names are imported one by one; the two lists must not drift apart."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    imported = {
+        (node.module, name.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("gnn_mtl.")
+        for name in node.names
+    }
+    lazy = {(f"gnn_mtl.{room}", name) for room, names in gnn_mtl._ROOMS.items() for name in names}
+    assert imported == lazy
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_exports_what_it_lists(room):
+    module = importlib.import_module(f"gnn_mtl.{room}")
+    assert module.__doc__
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        assert not name.startswith("_")
+        assert hasattr(module, name)
+
+
+def test_importing_the_package_is_cheap():
+    script = (
+        "import json, sys, gnn_mtl\n"
+        "gnn_mtl.__version__, dir(gnn_mtl)\n"
+        "heavy = ['torch', 'numpy', 'scipy', 'numba', 'pydantic', 'torch_geometric']\n"
+        "print(json.dumps([name for name in heavy if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == []
+
+
+# docstrings and signatures
+
+
+def public_callables():
+    """Every function, class and public method that some room exports."""
+    found = {}
+    for room in ROOMS:
+        module = importlib.import_module(f"gnn_mtl.{room}")
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isclass(value):
+                found[f"{room}.{name}"] = (value, value.__init__)
+                for key, member in vars(value).items():
+                    function = getattr(member, "__func__", member)
+                    if not key.startswith("_") and inspect.isfunction(function):
+                        found[f"{room}.{name}.{key}"] = (function, function)
+            elif inspect.isfunction(value):
+                found[f"{room}.{name}"] = (value, value)
+    return found
+
+
+CALLABLES = public_callables()
+
+
+def documented(text):
+    """Names in the Args section of a Google docstring, or None without one."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n|\n)*)", text + "\n", flags=re.MULTILINE)
+    if section is None:
+        return None
+    lines = section.group(1).splitlines()
+    indent = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
+    entries = [line[indent:] for line in lines if line.strip() and line[indent] != " "]
+    return [
+        name.strip().lstrip("*") for entry in entries for name in entry.split(":")[0].split(",")
+    ]
+
+
+def test_args_sections_name_the_parameters():
+    wrong = {}
+    for name, (described, called) in CALLABLES.items():
+        names = documented(inspect.getdoc(described) or "")
+        parameters = [p for p in inspect.signature(called).parameters if p not in ("self", "cls")]
+        if names not in (None, parameters):
+            wrong[name] = (names, parameters)
+    assert wrong == {}
+
+
+def test_the_check_of_args_sections_finds_something():
+    sections = [
+        name for name, (each, _) in CALLABLES.items() if documented(inspect.getdoc(each) or "")
+    ]
+    assert len(sections) > 50
+    text = "What.\n\nArgs:\n    a: One.\n        More: of it.\n    *b: Two.\n\nReturns:\n    c: No."
+    assert documented(text) == ["a", "b"]
+    assert documented("What.") is None
+
+
+def test_public_means_documented():
+    assert [
+        name for name, (described, _) in CALLABLES.items() if not inspect.getdoc(described)
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "config", [gnn_mtl.RunConfig, gnn_mtl.Train, gnn_mtl.Features, gnn_mtl.Coloring, gnn_mtl.SAGE]
+)
+def test_fields_of_configurations_are_documented(config):
+    """The string under a field is its help on the command line."""
+    tree = ast.parse(inspect.getsource(config).strip())
+    body = tree.body[0].body
+    described = {
+        node.target.id
+        for node, after in pairwise(body)
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+    }
+    assert described == {field.name for field in dataclasses.fields(config)}
