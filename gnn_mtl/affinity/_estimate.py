@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 
 from gnn_mtl._core.errors import UsageError
@@ -45,4 +46,5 @@ def estimate_affinity(
     gradients = probe(model, islice(batches, max_batches), mode=method)
     jacobian = gradients.jacobian.clone()
     jacobian[~gradients.valid] = float("nan")
-    return gradient_cosine(jacobian, label_names=label_names)
+    cosine = gradient_cosine(jacobian, label_names=label_names)
+    return replace(cosine, details={"gradients": method, "measured": gradients.label_gradients})

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gnn_mtl._core.threads import one_thread
 from gnn_mtl.benchmarks._measure import interleaved, result
 from gnn_mtl.datasets import planted
 from gnn_mtl.graph import MiniBatch, NeighborLoader
@@ -56,15 +57,13 @@ def run(*, quick: bool = False) -> dict[str, Any]:
 
     candidates = {name: step(name) for name in models}
     totals = {name: {"cpu_s": 0.0, "wall_s": 0.0} for name in models}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for number in range(steps):
-        batch[0] = loader.batch(number // len(loader), number % len(loader))
-        for name, times in interleaved(candidates, 1, first=number).items():
-            if number > 0:  # the first step warms up
-                totals[name]["cpu_s"] += times["cpu_s"]
-                totals[name]["wall_s"] += times["wall_s"]
-    torch.set_num_threads(threads)
+    with one_thread():
+        for number in range(steps):
+            batch[0] = loader.batch(number // len(loader), number % len(loader))
+            for name, times in interleaved(candidates, 1, first=number).items():
+                if number > 0:  # the first step warms up
+                    totals[name]["cpu_s"] += times["cpu_s"]
+                    totals[name]["wall_s"] += times["wall_s"]
     difference = max(
         abs(a - b)
         for other in ("pyg", "pyg_bipartite")

@@ -11,6 +11,7 @@ from scipy.stats import chi2
 
 from gnn_mtl._core.optional import is_installed
 from gnn_mtl._core.seeding import generator
+from gnn_mtl._core.threads import one_thread
 from gnn_mtl.benchmarks._measure import interleaved, result
 from gnn_mtl.datasets import planted
 from gnn_mtl.graph import CSCGraph, NeighborSampler
@@ -43,12 +44,8 @@ def run(*, quick: bool = False) -> dict[str, Any]:
         candidates["pyg"] = pyg
     for function in candidates.values():
         function(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         times = interleaved(candidates, repeats)
-    finally:
-        torch.set_num_threads(threads)
     lowest = min(uniformity(degree, fan_out) for degree, fan_out in UNIFORMITY)
     rows = [
         {

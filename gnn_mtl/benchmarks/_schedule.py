@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from gnn_mtl._core.seeding import derive_seed
+from gnn_mtl._core.threads import one_thread
 from gnn_mtl.affinity import gradient_cosine
 from gnn_mtl.benchmarks._measure import interleaved, result
 from gnn_mtl.datasets import TaskGraph, planted
@@ -43,15 +44,11 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     windows = {
         name: _Window(graph, mode, batch_size, hidden, tasks) for name, mode in kinds.items()
     }
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for window in windows.values():
             window(0)
             window.forget()
         times = interleaved(windows, repeats)
-    finally:
-        torch.set_num_threads(threads)
     step = times["joint"]["cpu_s"] / REFRESH_PERIOD
     rows = [
         {

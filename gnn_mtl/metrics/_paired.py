@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl._core.seeding import generator
@@ -96,7 +95,7 @@ def paired_test(
     return PairedTest(
         delta=float(by_label.mean()), low=float(low), high=float(high),
         p_bootstrap=p_bootstrap, p_wilcoxon=_wilcoxon(by_label),
-        p_sign=float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0,
+        p_sign=_sign_test(wins, losses),
         wins=wins, losses=losses, ties=by_label.size - wins - losses,
         num_seeds=difference.shape[0], num_labels=by_label.size, p_holm=p_bootstrap,
     )  # fmt: skip
@@ -171,8 +170,18 @@ def _bootstrap_means(
     return draws / (num_seeds * num_labels)
 
 
+def _sign_test(wins: int, losses: int) -> float:
+    if wins + losses == 0:
+        return 1.0
+    from scipy.stats import binomtest  # loading it takes a second
+
+    return float(binomtest(wins, wins + losses).pvalue)
+
+
 def _wilcoxon(by_label: NDArray[np.float64]) -> float:
     """Two-sided signed-rank test; 1 where no label differs."""
     if not by_label.any():
         return 1.0
-    return float(stats.wilcoxon(by_label).pvalue)
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(by_label).pvalue)

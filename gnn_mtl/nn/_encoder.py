@@ -89,7 +89,7 @@ class ConvEncoder(Encoder):
         self.out_channels = channels[-1]
         self.num_hops = len(convs)
         self.norms = nn.ModuleList(make_norm(norm, width) for width in channels[1:])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = make_dropout(dropout)
         self.elementwise_after_final = norm != "layer"
 
     def forward(self, batch: MiniBatch) -> Tensor:
@@ -146,6 +146,17 @@ class _BatchNorm(nn.BatchNorm1d):
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(x)
+
+
+def make_dropout(share: float) -> nn.Dropout:
+    """Return the dropout layer.
+
+    Raises:
+        UsageError: If ``share`` is outside [0, 1).
+    """
+    if not 0.0 <= share < 1.0:
+        raise UsageError(f"`dropout` should lie in [0, 1). Found {share}.")
+    return nn.Dropout(share)
 
 
 def make_norm(kind: Norm, width: int) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gnn_mtl.graph import MiniBatch
-from gnn_mtl.nn._encoder import Encoder, Norm, layer_widths, make_norm
+from gnn_mtl.nn._encoder import Encoder, Norm, layer_widths, make_dropout, make_norm
 
 
 class MLPEncoder(Encoder):
@@ -30,7 +30,7 @@ class MLPEncoder(Encoder):
         self.in_channels, self.out_channels, self.num_hops = widths[0], widths[-1], 0
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(make_norm(norm, width) for width in widths[1:])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = make_dropout(dropout)
         self.elementwise_after_final = norm != "layer"
 
     def forward(self, batch: MiniBatch) -> Tensor:

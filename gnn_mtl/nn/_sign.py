@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl.graph import CSCGraph, MiniBatch, aggregate, full_blocks
-from gnn_mtl.nn._encoder import Encoder, Norm, make_norm
+from gnn_mtl.nn._encoder import Encoder, Norm, make_dropout, make_norm
 
 
 def propagate(graph: CSCGraph, x: NDArray[np.float32], hops: int) -> NDArray[np.float32]:
@@ -75,7 +75,7 @@ class SIGNEncoder(Encoder):
         width = in_channels // self.copies
         self.maps = nn.ModuleList(nn.Linear(width, hidden_channels) for _ in range(self.copies))
         self.copy_norm = make_norm(norm, hidden_channels * self.copies)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = make_dropout(dropout)
         self.elementwise_after_final = norm != "layer"
         self.last = nn.Linear(hidden_channels * self.copies, hidden_channels)
         self.norm = make_norm(norm, hidden_channels)

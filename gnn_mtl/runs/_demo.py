@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gnn_mtl._core.files import write_json
+from gnn_mtl._core.threads import one_thread
 from gnn_mtl.datasets import TaskGraph, load_dataset
 from gnn_mtl.grouping import group_tasks
 from gnn_mtl.metrics import summarize
@@ -68,6 +69,11 @@ def run_demo(out: Path, *, say: Say, budget_s: float = TRAINING_BUDGET_S) -> Dem
         say: Called with one line of text at every stage.
         budget_s: Seconds of training all methods together may take.
     """
+    with one_thread():
+        return _run_demo(out, say, budget_s)
+
+
+def _run_demo(out: Path, say: Say, budget_s: float) -> Demo:
     started = time.perf_counter()
     graph = load_dataset("debian-tags")
     runs = out / "runs"

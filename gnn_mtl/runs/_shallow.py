@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gnn_mtl._core.progress import Progress
+from gnn_mtl._core.threads import one_thread
 from gnn_mtl.datasets import TaskGraph
 from gnn_mtl.metrics import Scores, evaluate
 from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
@@ -66,7 +67,8 @@ def train_shallow(
         tried: dict[str, float] = {}
         with Progress("logistic regression", len(PENALTIES)) as progress:
             for penalty in PENALTIES:
-                weights = fit_logistic(sealed, penalty, start=weights)
+                with one_thread():
+                    weights = fit_logistic(sealed, penalty, start=weights)
                 valid = _score(sealed, weights, "valid", top_k)
                 tried[str(penalty)] = valid.macro["ap"]
                 if best is None or valid.macro["ap"] > best[0].macro["ap"]:

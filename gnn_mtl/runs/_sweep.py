@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gnn_mtl._core.errors import ConfigError
 from gnn_mtl._core.progress import Progress
 from gnn_mtl.records import RunRecord, read_run
@@ -92,7 +94,10 @@ def run_sweep(
                 progress.advance(note=folder.name)
         else:
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            threads = max(1, torch.get_num_threads() // jobs)
+            with ProcessPoolExecutor(
+                jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+            ) as pool:
                 for folder in pool.map(_worker, configs, folders):
                     progress.advance(note=folder.name)
     return [read_run(folder) for folder in folders]

@@ -65,6 +65,8 @@ def train(
         config.scheduler.build(graph.num_tasks, config.seed)
     made = manifest(dataset=describe_dataset(graph), seed=config.seed)
     step, task = _resume_point(out / "checkpoints") if resume else (None, None)
+    if resume:
+        _refuse_other_data(out, made["dataset"]["sha256"])
     with RunWriter.open(out, resume=resume, step=step, task=task) as writer:
         if not resume:
             writer.write_config(config.to_dict())
@@ -78,6 +80,18 @@ def train(
     for state in (out / "checkpoints").rglob("last.state"):  # a finished run is never resumed
         state.unlink()
     return read_run(out)
+
+
+def _refuse_other_data(out: Path, digest: str) -> None:
+    """Raise RecordError if the dataset is not the one the run was started on."""
+    if not (out / "manifest.json").exists():
+        return
+    found = read_run(out).manifest.dataset.get("sha256")
+    if found != digest:
+        raise RecordError(
+            f"{out} was started on a dataset of SHA-256 {found}. Found {digest} now; restore the "
+            "dataset or start a new run."
+        )
 
 
 def default_folder(config: RunConfig) -> Path:

@@ -118,7 +118,10 @@ def _save(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Non
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(header)
     with atomic_path(path) as temporary:
-        save_file(owned, temporary, metadata={"gnn_mtl": text, "digest": _digest(owned, text)})
+        try:
+            save_file(owned, temporary, metadata={"gnn_mtl": text, "digest": _digest(owned, text)})
+        except SafetensorError as error:  # what the system refused comes wrapped
+            raise OSError(str(error)) from error
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

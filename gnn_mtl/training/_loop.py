@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -240,7 +241,8 @@ class _Training:
         score = scores.macro[self.config.monitor]
         self.at.stale_evaluations += 1
         self.at.evaluated_step = self.at.step
-        if self.at.best_score is None or score > self.at.best_score:
+        best = self.at.best_score
+        if best is None or math.isnan(best) or score > best:
             self.at.best_score, self.at.stale_evaluations = score, 0
             self.at.best_step, self.at.best_epoch = self.at.step, self.at.epoch
             self.at.best_valid = dict(scores.macro)

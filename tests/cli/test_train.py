@@ -1,6 +1,7 @@
 """``gnn-mtl train``: flags, recipes, run folders, guards."""
 
 import json
+import resource
 
 import pytest
 
@@ -139,6 +140,20 @@ def test_a_run_that_loses_its_losses_stops_with_a_checkpoint(train, here):
     assert not record.done
     assert record.summary is None
     assert json.loads((here / "run" / "config.json").read_text())["train"]["lr"] == 1e30
+
+
+def test_a_full_disk_stops_a_run_that_can_go_on(train, cli, here):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, before[1]))
+    try:
+        said = train("--out", "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert said.code == 3
+    assert "File too large" in said.err
+    assert [path for path in (here / "run").rglob(".*") if path.name != ".lock"] == []
+    assert not read_run("run").done
+    assert cli("train", "run", "--resume").code == 0
 
 
 def test_one_label(cli, here):
