@@ -15,7 +15,9 @@ from gnn_mtl.cli._parse import out_console, parse, take_positional
 from gnn_mtl.datasets import (
     TaskGraph,
     describe,
+    fetch_ogb,
     import_npz,
+    import_ogb,
     list_datasets,
     load_dataset,
     save_folder,
@@ -28,12 +30,26 @@ usage: gnn-mtl data ACTION [options]
 
   list                     datasets by name
   show NAME|PATH [--json]  nodes, edges, labels, splits, homophily
+  fetch NAME [--root DIR]  get one of OGB's sets: resumed, size limited, archive checked
   verify PATH              checksums and invariants; exit code 3 if anything is wrong
   import FILE.npz --out O  read a graph published as plain arrays into the project's layout
+  import OGB_DIR --out O   the same for a folder in OGB's layout (DatasetSaver's too)
   make planted --out O     generate a graph with known task groups
 
 O is a file (.npz) or a folder of memory maps. gnn-mtl data ACTION --help shows the options.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """Options of fetch."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Name of the dataset (gnn-mtl data list)."""
+    root: Path | None = None
+    """Folder of datasets; default: $GNN_MTL_DATA, or the user's cache."""
+    max_gigabytes: float | None = None
+    """Refuse more than this; default a tenth above the listed size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +77,8 @@ class Import:
     """Options of import."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """An .npz with edge_index, num_nodes and labels as CSR or dense."""
+    """An .npz with edge_index, num_nodes and labels as CSR or dense; or a folder in OGB's layout,
+    for which only --out is read."""
     out: Path
     """File (.npz) or folder to write."""
     name: str | None = None
@@ -118,7 +135,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _list(_argv: list[str]) -> int:
     for name, text in list_datasets().items():
-        print(f"{name:<14} {text}")
+        print(f"{name:<16} {text}")
     return 0
 
 
@@ -148,8 +165,17 @@ def _verify(argv: list[str]) -> int:
     return 3 if findings else 0
 
 
+def _fetch(argv: list[str]) -> int:
+    options = parse(Fetch, argv, "data fetch", "Get one of OGB's datasets.")
+    limit = None if options.max_gigabytes is None else int(options.max_gigabytes * 1e9)
+    print(fetch_ogb(options.name, options.root, max_bytes=limit))
+    return 0
+
+
 def _import(argv: list[str]) -> int:
     options = parse(Import, argv, "data import", "Read a graph published as plain arrays.")
+    if options.file.is_dir():
+        return _save(import_ogb(options.file), options.out)
     graph = import_npz(
         options.file,
         name=options.name,
@@ -188,4 +214,11 @@ def _save(graph: TaskGraph, out: Path) -> int:
     return 0
 
 
-ACTIONS = {"list": _list, "show": _show, "verify": _verify, "import": _import, "make": _make}
+ACTIONS = {
+    "list": _list,
+    "fetch": _fetch,
+    "show": _show,
+    "verify": _verify,
+    "import": _import,
+    "make": _make,
+}

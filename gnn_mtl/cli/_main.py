@@ -19,7 +19,7 @@ COMMANDS = {
     "report": "write one self-contained HTML page from run folders",
     "affinity": "measure how the tasks of a trained run help or hurt each other",
     "group": "group the tasks of an affinity file",
-    "data": "list, make, import, verify and show datasets",
+    "data": "list, fetch, make, import, verify and show datasets",
     "bench": "measure this machine: sampler, epoch, schedule",
     "doctor": "say what is installed, and what is missing for what",
 }

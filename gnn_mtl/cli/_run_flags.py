@@ -56,7 +56,7 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
         description="Train one run. Choose parts by --scheduler.kind "
         f"{'|'.join(KINDS['scheduler'])}, --encoder.kind {'|'.join(KINDS['encoder'])}, "
         f"--head.kind {'|'.join(KINDS['head'])}; the options shown are those of the kinds chosen. "
-        "Also: --out DIR, --resume, --seeds 0,1,2, --groups FILE, and short forms "
+        "Also: --out DIR, --resume, --seeds 0,1,2, --groups FILE, --no-download, and short forms "
         f"{', '.join(ALIASES)}.",
         config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip

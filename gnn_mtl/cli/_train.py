@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ def run(argv: Sequence[str]) -> int:
     """Train from a recipe, a run folder or flags, and print the scores."""
     rest = list(argv)
     source = take_positional(rest)
+    if take_flag(rest, "--no-download"):
+        os.environ["GNN_MTL_NO_DOWNLOAD"] = "1"
     out, resume = take_value(rest, "--out"), take_flag(rest, "--resume")
     seeds = take_value(rest, "--seeds")
     default = RunConfig() if source is None else RunConfig.load(source)

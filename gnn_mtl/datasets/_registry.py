@@ -13,12 +13,16 @@ from gnn_mtl._core.errors import DatasetNotFoundError, FileFormatError, UsageErr
 from gnn_mtl._core.files import sha256
 from gnn_mtl.datasets._folder import load_folder
 from gnn_mtl.datasets._npz import load_npz
+from gnn_mtl.datasets._ogb import import_ogb, load_ogb, ogb_names
+from gnn_mtl.datasets._ogb_graph import OGBOptions
+from gnn_mtl.datasets._ogb_sets import SETS, is_ogb_folder
 from gnn_mtl.datasets._planted import planted
 from gnn_mtl.datasets._task_graph import TaskGraph
 
 DESCRIPTIONS = {
     "debian-tags": "Debian packages, dependency links, 66 debtags; comes with gnn-mtl",
     "planted": "generated; arguments after a colon, e.g. planted:num_nodes=5000,seed=1",
+    **ogb_names(),
 }
 
 
@@ -27,30 +31,39 @@ def load_dataset(
     root: str | os.PathLike[str] | None = None,
     *,
     keep_direction: bool = False,
+    download: bool = True,
 ) -> TaskGraph:
     """Return a dataset by name, or a graph stored in a file or folder.
 
     Args:
-        name_or_path: A name of :func:`list_datasets`; ``planted`` takes the arguments of
-            :func:`planted` after a colon; or the path of an ``.npz`` file or a folder in the
-            project's layout.
+        name_or_path: A name of :func:`list_datasets`; after a colon ``planted`` takes the arguments
+            of :func:`planted`, and OGB's sets the options of :func:`load_ogb`
+            (``ogbn-proteins:incident=mean,species=1``); or the path of an ``.npz`` file, a folder
+            in the project's layout or one in OGB's.
         root: Folder of datasets: ``root/NAME`` is looked at before what comes with the package.
         keep_direction: Pass messages along directed edges from source to target only.
+        download: Fetch a dataset that is not here, up to 2 GB.
 
     Raises:
-        DatasetNotFoundError: If there is neither such a name nor such a path; near names are given.
+        DatasetNotFoundError: If there is neither such a name nor such a path (near names are
+            given), or the dataset is not here and cannot be fetched (how to get it is said).
         FileFormatError: If a file is damaged or of another layout.
         UsageError: If an argument after the colon is unknown or malformed.
     """
     text = os.fspath(name_or_path)
     name, _, arguments = text.partition(":")
     if name == "planted":
-        return planted(**_parse_arguments(arguments, planted))
+        return planted(**_parse_arguments(arguments, planted, name))
     path = Path(text).expanduser()
     if root is not None and (Path(root).expanduser() / name).exists():
         path = Path(root).expanduser() / name
     elif name == "debian-tags":
         path = _embedded("debian-tags")
+    elif name in SETS:
+        options = {"keep_direction": keep_direction} | _parse_arguments(arguments, OGBOptions, name)
+        return load_ogb(name, root, download=download, **options)
+    if text and is_ogb_folder(path):
+        return import_ogb(path, keep_direction=keep_direction)
     if text and path.is_dir():
         single = path / f"{path.name}.npz"
         if not single.is_file():
@@ -102,7 +115,7 @@ def _not_found(text: str) -> str:
     )
 
 
-def _parse_arguments(text: str, function: Callable[..., Any]) -> dict[str, Any]:
+def _parse_arguments(text: str, function: Callable[..., Any], whose: str) -> dict[str, Any]:
     """Read ``name=value,...`` as keyword arguments of a function; ``a/b`` is a pair of numbers."""
     known = inspect.signature(function).parameters
     parsed: dict[str, Any] = {}
@@ -112,19 +125,18 @@ def _parse_arguments(text: str, function: Callable[..., Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise UsageError(
-                f"Arguments of planted are written name=value, names being {', '.join(known)}. "
+                f"Arguments of {whose} are written name=value, names being {', '.join(known)}. "
                 f"Found {item!r}.{hint}"
             )
         try:
-            parsed[name] = _parse_value(value)
+            is_word = isinstance(known[name].default, str)
+            parsed[name] = value if is_word else _parse_value(value)
         except ValueError as error:
             raise UsageError(f"`{name}` should be a number. Found {value!r}.") from error
     return parsed
 
 
 def _parse_value(text: str) -> Any:  # noqa: ANN401
-    if text in ("node", "task"):
-        return text
     if "/" in text:
         return tuple(float(part) for part in text.split("/"))
     value = float(text)
