@@ -11,8 +11,9 @@ from importlib import metadata
 
 NEEDED = {
     "torch": "training", "torch-geometric": "attention layers, Data objects", "numpy": "arrays",
-    "scipy": "spectral features, tests", "networkx": "graph drawing", "ogb": "OGB conventions",
-    "numba": "fast sampling", "scikit-learn": "shallow baseline", "rich": "tables",
+    "scipy": "spectral features, tests", "networkx": "graph drawing", "pandas": "OGB's CSV files",
+    "ogb": "OGB conventions",
+    "numba": "fast sampling", "scikit-learn": "OGB's evaluator", "rich": "tables",
     "jinja2": "the report", "tyro": "the command line", "pydantic": "recipes",
     "safetensors": "checkpoints", "platformdirs": "cache folders", "filelock": "run folders",
     "threadpoolctl": "spectral features",

@@ -9,7 +9,7 @@ from itertools import islice
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.affinity._gradient_cosine import gradient_cosine
 from gnn_mtl.gradients import ProbeMode, probe
-from gnn_mtl.graph import MiniBatch
+from gnn_mtl.graph import MiniBatch, NeighborLoader
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.tasks import Affinity
 
@@ -43,6 +43,8 @@ def estimate_affinity(
     """
     if max_batches is not None and max_batches < 1:
         raise UsageError(f"`max_batches` should be at least 1. Found {max_batches}.")
+    if isinstance(batches, NeighborLoader):  # its epoch stays as it is
+        batches = batches.epoch_batches(batches.epoch)
     gradients = probe(model, islice(batches, max_batches), mode=method)
     jacobian = gradients.jacobian.clone()
     jacobian[~gradients.valid] = float("nan")

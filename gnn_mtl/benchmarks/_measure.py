@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-import torch
-
 from gnn_mtl.records import manifest
 
 
@@ -43,12 +41,11 @@ def interleaved(
 def result(
     bench: str, ratios: Mapping[str, float | None], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return the JSON object of a bench."""
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    """Return the JSON object of a bench measured on the CPU with one thread."""
     return {
         "bench": bench,
-        "device": device,
-        "threads": torch.get_num_threads(),
+        "device": "cpu",
+        "threads": 1,
         "commit": manifest(dataset={}, seed=0)["commit"],
         "ratios": dict(ratios),
         "rows": [dict(row) for row in rows],

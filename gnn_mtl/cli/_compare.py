@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gnn_mtl._core.errors import UsageError
+from gnn_mtl._core.errors import RecordError, UsageError
 from gnn_mtl.cli._parse import out_console, parse_seeds, take_value
 from gnn_mtl.records import find_runs, read_run
 from gnn_mtl.reports import (
@@ -56,9 +56,12 @@ def run(argv: Sequence[str]) -> int:
         folder = Path(out) if out else Path("runs") / Path(rest[0]).stem
         records = run_sweep(sweep.runs(), folder, jobs=_positive(jobs))
     else:
-        records = [read_run(path, finished=True) for path in find_runs(rest)]
-        if not records:
-            raise UsageError(f"No finished run folder was found in {', '.join(rest)}.")
+        given = {"--seeds": seeds, "--out": out, "--jobs": jobs}
+        if useless := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{', '.join(useless)} goes with a RECIPE.toml, not with run folders.")
+        records = [read_run(path) for path in find_runs(rest)]
+        if not any(record.done for record in records):
+            raise RecordError(f"No finished run folder was found in {', '.join(rest)}.")
     console = out_console()
     for table in (score_table(records), comparison_table(compare_runs(records, reference))):
         if markdown:

@@ -91,6 +91,10 @@ class Import:
     """Leave out labels that repeat an earlier one."""
     zero_rows: Literal["unlabelled", "negative"] = "unlabelled"
     """What a node without any label is where the file does not say."""
+    edge_features: bool = False
+    """Turn edge_*_bits into 0/1 edge features."""
+    keep_direction: bool = False
+    """Pass messages along directed edges from source to target only."""
     split: str = "auto"
     """auto (the published one, else random), random, task, or the name of a published one."""
     seed: int = 0
@@ -183,6 +187,8 @@ def _import(argv: list[str]) -> int:
         top=options.top,
         drop_copies=options.drop_copies,
         zero_rows=options.zero_rows,
+        edge_features=options.edge_features,
+        keep_direction=options.keep_direction,
         split=options.split,
         seed=options.seed,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from gnn_mtl._core.optional import require
 from gnn_mtl.cli._parse import out_console, parse
 from gnn_mtl.reports import build_report, compare_runs, comparison_table, rich_table, score_table
 from gnn_mtl.runs import run_demo
@@ -29,14 +30,15 @@ def run(argv: Sequence[str]) -> int:
         "Joint training, SON-GOKU colouring, matched random groups, a shallow baseline and "
         "single-task models on the embedded graph, three seeds each.",
     )  # fmt: skip
+    require("matplotlib", extra="plot", purpose="The report")
     console = out_console()
     demo = run_demo(
         options.out,
         say=partial(print, flush=True),
         budget_s=options.budget_seconds,
     )
-    report = build_report([options.out / "runs"], options.out / "report.html")
     console.print(rich_table(score_table(demo.records)))
     console.print(rich_table(comparison_table(compare_runs(demo.records))))
+    report = build_report([options.out / "runs"], options.out / "report.html")
     print(f"report:  {report}\nnumbers: {options.out / 'summary.json'}")
     return 0

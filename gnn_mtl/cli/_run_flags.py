@@ -12,6 +12,7 @@ from gnn_mtl._core.errors import UsageError
 from gnn_mtl.cli._parse import take_value
 from gnn_mtl.runs import KINDS, RunConfig, kind_class
 from gnn_mtl.schedulers import Static
+from gnn_mtl.tasks import Grouping
 
 ALIASES = {
     "--epochs": "--train.epochs",
@@ -46,11 +47,14 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
                 raise UsageError("A static schedule needs its groups: --groups FILE.")
             if kind not in (None, "static"):
                 raise UsageError(f"--groups is a static schedule. Found --scheduler.kind {kind}.")
-            default = dataclasses.replace(default, scheduler=Static(file=file))
+            default = dataclasses.replace(
+                default, scheduler=Static(groups=Grouping.load(file).groups)
+            )
         elif kind is not None and kind != getattr(default, family).kind:
             made = kind_class(family, kind, "command line")()
             default = dataclasses.replace(default, **{family: made})
     _suggest(rest)
+    _refuse_other_kinds(rest, default)
     return tyro.cli(
         RunConfig, args=rest, default=default, prog=f"gnn-mtl {command}",
         description="Train one run. Choose parts by --scheduler.kind "
@@ -60,6 +64,26 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
         f"{', '.join(ALIASES)}.",
         config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
+
+
+def _refuse_other_kinds(argv: Sequence[str], default: RunConfig) -> None:
+    """Refuse a field of another kind than the chosen one, and name the kinds that have it."""
+    for argument in argv:
+        family, dot, name = argument.partition("=")[0].removeprefix("--").partition(".")
+        if not dot or family not in KINDS:
+            continue
+        name = name.replace("-", "_").removeprefix("no_")
+        owners = [
+            kind
+            for kind, cls in KINDS[family].items()
+            if name in {field.name for field in dataclasses.fields(cls)}
+        ]
+        chosen = getattr(default, family).kind
+        if owners and chosen not in owners:
+            raise UsageError(
+                f"--{family}.{name} belongs to --{family}.kind {' or '.join(owners)}. "
+                f"Found kind {chosen}."
+            )
 
 
 def _suggest(argv: Sequence[str]) -> None:

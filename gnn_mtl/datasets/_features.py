@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from gnn_mtl._core.errors import FeatureError
+from gnn_mtl._core.errors import FeatureError, UsageError
 
 Features: TypeAlias = NDArray[np.floating] | sp.csr_matrix
 VALUES_AT_ONCE = 1 << 24
@@ -98,6 +98,15 @@ def check_edge_rows(
             f"`edge_ids` should point into the {len(edge_attr)} rows of the edge features. "
             f"Found {int(edge_ids.max())}."
         )
+
+
+def check_nodes(nodes: ArrayLike, num_nodes: int) -> NDArray[np.integer]:
+    """Return node ids as an array; raise UsageError if one is outside ``[0, num_nodes)``."""
+    ids = np.asarray(nodes)
+    if len(ids) and not (ids.min() >= 0 and ids.max() < num_nodes):
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise UsageError(f"Node ids should lie in [0, {num_nodes}). Found {wrong}.")
+    return ids
 
 
 def gather_features(x: Features, nodes: NDArray[np.integer]) -> NDArray[np.float32]:

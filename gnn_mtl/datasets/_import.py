@@ -24,7 +24,7 @@ from gnn_mtl.datasets._npz import read_arrays
 from gnn_mtl.datasets._splits import SPLITS
 from gnn_mtl.datasets._task_graph import SplitLike, TaskGraph
 
-NEEDED = ("edge_index", "num_nodes", "y_indptr", "y_indices", "y_shape")
+NEEDED = ("edge_index", "num_nodes", "y_indptr", "y_indices", "y_shape")  # or a dense "y"
 PUBLISHED = dict(zip(SPLITS, ("train", "val", "test"), strict=True))
 LABEL_ROWS = ("community_row",)
 
@@ -68,6 +68,8 @@ def import_npz(
         LabelWarning: If labels repeat others, or have no positive in training.
     """
     arrays = read_arrays(path)
+    if "y" in arrays and "y_indptr" not in arrays:
+        arrays |= _as_lists(arrays.pop("y"))
     if missing := sorted(set(NEEDED) - set(arrays)):
         raise FileFormatError(
             f"{path} should hold {', '.join(NEEDED)}. Missing: {', '.join(missing)}."
@@ -76,7 +78,9 @@ def import_npz(
     nodes = int(arrays["num_nodes"])
     y = _labels(arrays, nodes)
     known = arrays.get("labelled")
-    if known is None:
+    if known is not None and known.ndim == 2:
+        known = known[:, _choose_labels(y, arrays, min_members, top, drop_copies, name)]
+    elif known is None:
         known = np.diff(y.indptr) > 0 if zero_rows == "unlabelled" else np.ones(nodes, dtype=bool)
     keep = _choose_labels(y, arrays, min_members, top, drop_copies, name)
     names = arrays.get("label_names")
@@ -89,6 +93,20 @@ def import_npz(
         name=name, directed=bool(arrays.get("directed", False)), keep_direction=keep_direction,
         extras=_extras(arrays, keep), seed=seed,
     )  # fmt: skip
+
+
+def _as_lists(y: NDArray[Any]) -> Arrays:
+    """A dense label matrix, NaN = unobserved, as positives per node and known cells."""
+    if y.ndim != 2:
+        raise LabelError(f"`y` should be a matrix [N, T]. Found shape {y.shape}.")
+    known = ~np.isnan(y) if np.issubdtype(y.dtype, np.floating) else np.ones(y.shape, dtype=bool)
+    if not np.isin(y[known], (0, 1)).all():
+        raise LabelError("`y` should hold 0, 1, or NaN where unobserved. Found other values.")
+    positive = sp.csr_matrix((y == 1) & known)
+    return {
+        "y_indptr": positive.indptr, "y_indices": positive.indices,
+        "y_shape": np.array(y.shape), "labelled": known,
+    }  # fmt: skip
 
 
 def _labels(arrays: Arrays, num_nodes: int) -> sp.csr_matrix:

@@ -15,6 +15,7 @@ from gnn_mtl.datasets._bits import row_slices
 from gnn_mtl.datasets._features import (
     Features,
     check_edge_rows,
+    check_nodes,
     clean_edge_attr,
     clean_features,
     gather_features,
@@ -171,7 +172,7 @@ class TaskGraph:
             UsageError: If ``split`` is not one of the three.
             SealedLabelsError: If it is ``"test"`` and the graph is sealed.
         """
-        positive, observed = self._cells(np.asarray(nodes), split)
+        positive, observed = self._cells(check_nodes(nodes, self.num_nodes), split)
         return positive.astype(np.float32), observed
 
     def features(self, nodes: ArrayLike) -> NDArray[np.float32]:
@@ -185,7 +186,7 @@ class TaskGraph:
                 f"{self.name} has no node features. Add some with "
                 "gnn_mtl.datasets.with_structural_features(graph)."
             )
-        return gather_features(self.x, np.asarray(nodes))
+        return gather_features(self.x, check_nodes(nodes, self.num_nodes))
 
     def positives(self, split: str) -> NDArray[np.int64]:
         """Return the number of observed positives of each task in a split, int64 ``[T]``."""

@@ -72,7 +72,7 @@ class GATv2Encoder(ConvEncoder):
         heads: int = 4,
         edge_channels: int | None = None,
         norm: Norm = "batch",
-        dropout: float = 0.2,
+        dropout: float = 0.3,
     ) -> None:
         widths = layer_widths(in_channels, hidden_channels, num_layers)
         convs = [

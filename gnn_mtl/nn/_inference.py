@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gnn_mtl.graph import Block, NeighborLoader, TargetSource, full_blocks
+from gnn_mtl.graph import Block, MiniBatch, NeighborLoader, TargetSource, full_blocks
 from gnn_mtl.nn._encoder import ConvEncoder, Encoder
 from gnn_mtl.nn._mlp import MLPEncoder
 from gnn_mtl.nn._model import LabelModel
@@ -80,8 +80,28 @@ def _representations(
             num_workers=0,
             device=device,
         )
+        first = loader.batch(0, 0)
+        if 2 * len(first.n_id) > graph.csc.num_nodes:  # then once over the whole graph is cheaper
+            h = encoder(_whole_graph(graph, device))
+            for start in range(0, len(nodes), ROWS_PER_CHUNK):
+                yield h[torch.from_numpy(nodes[start : start + ROWS_PER_CHUNK]).to(device)]
+            return
         for batch in loader:
             yield encoder(batch)
+
+
+def _whole_graph(graph: TargetSource, device: torch.device) -> MiniBatch:
+    """All nodes as the seeds of one batch with all edges, for modules that are no stack of ours."""
+    num_nodes = graph.csc.num_nodes
+    ((_, block),) = full_blocks(
+        graph.csc, edge_attr=graph.edge_attr, edges_per_chunk=max(1, graph.csc.num_edges)
+    )
+    nothing = torch.zeros((num_nodes, 0))
+    batch = MiniBatch(
+        torch.arange(num_nodes), num_nodes, torch.from_numpy(graph.features(np.arange(num_nodes))),
+        (block,), nothing, nothing.bool(),
+    )  # fmt: skip
+    return batch.to(device)
 
 
 def _layer_by_layer(encoder: ConvEncoder, graph: TargetSource, device: torch.device) -> Tensor:

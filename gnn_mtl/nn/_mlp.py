@@ -23,7 +23,7 @@ class MLPEncoder(Encoder):
         num_layers: int = 2,
         *,
         norm: Norm = "batch",
-        dropout: float = 0.2,
+        dropout: float = 0.3,
     ) -> None:
         super().__init__()
         widths = layer_widths(in_channels, hidden_channels, num_layers)

@@ -42,7 +42,7 @@ class SAGEEncoder(ConvEncoder):
         num_layers: int = 2,
         *,
         norm: Norm = "batch",
-        dropout: float = 0.2,
+        dropout: float = 0.3,
     ) -> None:
         widths = layer_widths(in_channels, hidden_channels, num_layers)
         convs = [SAGEConv(a, b) for a, b in pairwise(widths)]

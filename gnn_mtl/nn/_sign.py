@@ -62,7 +62,7 @@ class SIGNEncoder(Encoder):
         hops: int = 2,
         *,
         norm: Norm = "batch",
-        dropout: float = 0.2,
+        dropout: float = 0.3,
     ) -> None:
         super().__init__()
         if in_channels < 1 or in_channels % (hops + 1):

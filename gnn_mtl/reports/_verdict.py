@@ -11,7 +11,6 @@ from gnn_mtl.reports._compare import Comparison, MethodComparison, compare_runs
 from gnn_mtl.reports._methods import Method, Study
 from gnn_mtl.reports._table import TIMES, format_number
 
-MATCHED_WITHIN = 0.05
 LEVEL = 0.05
 SPACE = "\N{NO-BREAK SPACE}"
 
@@ -135,9 +134,17 @@ def _controls(judged: Method, comparison: Comparison) -> list[str]:
 
 
 def _is_matched(method: Method, control: Method) -> bool:
-    """Whether a control supervised as many labels as the method, over its whole runs."""
-    mine, other = (np.mean(m.values("cost", "label_gradients")) for m in (method, control))
-    return bool(abs(mine - other) <= MATCHED_WITHIN * mine)
+    """Whether a control had groups of the method's sizes at the same steps, on every seed."""
+
+    def sizes(one: Method) -> dict[int, list[tuple[int, list[int]]]]:
+        return {
+            run.seed: [(r.step, sorted(map(len, r.groups))) for r in run.refreshes]
+            for run in one.runs
+        }
+
+    mine, other = sizes(method), sizes(control)
+    shared = mine.keys() & other.keys()
+    return bool(shared) and all(mine[seed] == other[seed] for seed in shared)
 
 
 def _control(subject: str, method: Method, control: Method, comparison: Comparison) -> str:
@@ -166,7 +173,11 @@ def _costs(method: Method, base: Method) -> list[str]:
         ours, theirs = np.mean(method.values("cost", key)), np.mean(base.values("cost", key))
         if np.isfinite(ours) and np.isfinite(theirs) and theirs > 0:
             parts.append(f"{100 * ours / theirs:.0f} % of its {words}")
-    return [f"Against {base.label} it used {' and '.join(parts)}."] if parts else []
+    said = [f"Against {base.label} it used {' and '.join(parts)}."] if parts else []
+    probed = float(np.mean(method.values("cost", "probe_label_gradients")))
+    if np.isfinite(probed) and probed > 0:
+        said.append(f"Its refreshes measured {probed:,.0f} label-gradients on top.")
+    return said
 
 
 def _valid_ap(method: Method) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gnn_mtl._core.errors import RecordError
+from gnn_mtl._core.errors import FeatureError, RecordError
 from gnn_mtl._core.seeding import derive_seed
 from gnn_mtl.datasets import TaskGraph, load_dataset, structural_features
 from gnn_mtl.nn import SIGN, LabelModel, propagate
@@ -27,15 +27,23 @@ def build_graph(config: RunConfig) -> TaskGraph:
 def with_features(graph: TaskGraph, config: RunConfig) -> TaskGraph:
     """Return the graph with the configured features; propagated ones for SIGN.
 
-    Structural features are standardised, read no label, and are computed once per process.
+    Structural features are standardised, read no label, are the same for every seed, and are
+    computed once per process.
+
+    Raises:
+        FeatureError: If the graph's own features are asked for and it has none.
     """
     use = config.features.use
+    if graph.x is None and use == "own":
+        raise FeatureError(
+            f"{graph.name} has no features of its own; use --features.use structural."
+        )
     parts: list[Any] = []
     if graph.x is not None and use != "structural":
         parts.append(graph.features(np.arange(graph.num_nodes)))
     if use in ("structural", "both", "auto") or graph.x is None:
         dim = min(config.features.dim, graph.num_nodes)
-        parts.append(_structural(_Keyed(graph), dim, config.seed))
+        parts.append(_structural(_Keyed(graph), dim))
     x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     if isinstance(config.encoder, SIGN):
         x = propagate(graph.csc, np.asarray(x, dtype=np.float32), config.encoder.hops)
@@ -70,20 +78,20 @@ def load_trained(folder: str | os.PathLike[str]) -> tuple[RunConfig, TaskGraph, 
     return config, graph, model
 
 
+@lru_cache(maxsize=2)
+def _structural(keyed: _Keyed, dim: int) -> NDArray[np.float32]:
+    return structural_features(keyed.graph, dim=dim)
+
+
 class _Keyed:
-    """A graph as a key of the cache: equal edges, equal key."""
+    """A graph as a key of the cache: equal content, equal key."""
 
     def __init__(self, graph: TaskGraph) -> None:
         self.graph = graph
-        self._key = (graph.name, graph.num_nodes, graph.csc.num_edges, id(graph.csc.indices))
+        self._key = graph.fingerprint()
 
     def __hash__(self) -> int:
         return hash(self._key)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Keyed) and self._key == other._key
-
-
-@lru_cache(maxsize=4)
-def _structural(keyed: _Keyed, dim: int, seed: int) -> NDArray[np.float32]:
-    return structural_features(keyed.graph, dim=dim, seed=seed)

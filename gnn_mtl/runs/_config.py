@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gnn_mtl._core.errors import ConfigError
+from gnn_mtl._core.errors import ConfigError, UsageError
 from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, GATv2, Linear, MLPHead
 from gnn_mtl.schedulers import Coloring, Joint, Random, Single, Static
 from gnn_mtl.training import Train
@@ -33,6 +33,10 @@ class Features:
     """The graph's own, structural ones (no label is read), or both; auto: both."""
     dim: int = 128
     """Columns of the structural embedding, at most one a node; the log degree comes on top."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise UsageError(f"`dim` should be at least 1. Found {self.dim}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +108,10 @@ class RunConfig:
                 f"{path} should be a recipe (.toml) or a run folder with config.json. "
                 f"Found: {error}"
             ) from error
+        if isinstance(value, dict) and {"seeds", "methods"} & value.keys():
+            raise ConfigError(
+                f"{path} is a comparison of methods and seeds. Run: gnn-mtl compare {path}"
+            )
         return cls.from_dict(value, source=str(path))
 
 

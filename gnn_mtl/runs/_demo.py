@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gnn_mtl._core.errors import UsageError
 from gnn_mtl._core.files import write_json
 from gnn_mtl._core.threads import one_thread
 from gnn_mtl.datasets import TaskGraph, load_dataset
@@ -28,6 +29,7 @@ from gnn_mtl.tasks import Affinity
 from gnn_mtl.training import Train
 
 SEEDS = (0, 1, 2)
+METHODS = ("joint", "single", "random", "coloring_default", "coloring_multi", SHALLOW)
 SINGLE_LABELS = 6
 TRAINING_BUDGET_S = 220.0
 STEPS = (100, 540)
@@ -77,8 +79,7 @@ def _run_demo(out: Path, say: Say, budget_s: float) -> Demo:
     started = time.perf_counter()
     graph = load_dataset("debian-tags")
     runs = out / "runs"
-    if runs.exists():
-        shutil.rmtree(runs)
+    _clear(runs)
     base = RunConfig(dataset="debian-tags", encoder=ENCODER, train=Train(patience=5))
     singles = stratified_labels(graph, SINGLE_LABELS)
     per_step, per_epoch = _measure_speed(base, graph)
@@ -126,6 +127,19 @@ def _run_demo(out: Path, say: Say, budget_s: float) -> Demo:
     summary = summarize_methods(records)
     write_json(out / "summary.json", summary)
     return Demo(tuple(records), summary, epochs * per_epoch)
+
+
+def _clear(runs: Path) -> None:
+    """Remove the runs of an earlier demo; refuse a folder that holds anything else."""
+    names = {f"{method}-seed{seed}" for method in METHODS for seed in SEEDS}
+    found = sorted(path.name for path in runs.glob("*"))
+    if foreign := [name for name in found if name not in names]:
+        raise UsageError(
+            f"{runs} should be free for the runs of the demo. Found other things: {foreign[:5]}. "
+            "Choose another --out."
+        )
+    for name in found:
+        shutil.rmtree(runs / name)
 
 
 def stratified_labels(graph: TaskGraph, number: int) -> tuple[int, ...]:

@@ -16,10 +16,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gnn_mtl._core.progress import Progress
 from gnn_mtl._core.threads import one_thread
-from gnn_mtl.datasets import TaskGraph
+from gnn_mtl.datasets import TaskGraph, load_dataset
 from gnn_mtl.metrics import Scores, evaluate
 from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
-from gnn_mtl.runs._build import build_graph, with_features
+from gnn_mtl.runs._build import with_features
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.runs._train import METRICS, PER_LABEL, describe_dataset, refuse_other_config
 from gnn_mtl.training import Cost, labels_per_node
@@ -53,9 +53,10 @@ def train_shallow(
     plain = shallow_config(config)
     if resume:
         refuse_other_config(out, plain)
-    graph = build_graph(config) if graph is None else with_features(graph, config)
-    sealed = graph.sealed()
+    graph = load_dataset(config.dataset, config.root) if graph is None else graph
     made = manifest(dataset=describe_dataset(graph), seed=config.seed)
+    graph = with_features(graph, config)
+    sealed = graph.sealed()
     started = time.perf_counter()
     with RunWriter.open(out, resume=resume, step=0 if resume else None) as writer:
         if not resume:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 
 from gnn_mtl._core.errors import ConfigError
 from gnn_mtl._core.progress import Progress
+from gnn_mtl.datasets import TaskGraph, load_dataset
 from gnn_mtl.records import RunRecord, read_run
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.runs._shallow import METHOD as SHALLOW
 from gnn_mtl.runs._shallow import shallow_config, train_shallow
-from gnn_mtl.runs._train import folder_name, refuse_other_config, train
+from gnn_mtl.runs._train import folder_name, refuse_other_config, refuse_other_data, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ def run_sweep(
     with Progress("runs", len(configs)) as progress:
         if jobs <= 1:
             for config, folder in zip(configs, folders, strict=True):
-                run_one(config, folder)
+                run_one(config, folder, graph=_dataset(config.dataset, config.root))
                 progress.advance(note=folder.name)
         else:
             context = multiprocessing.get_context("spawn")
@@ -103,14 +105,26 @@ def run_sweep(
     return [read_run(folder) for folder in folders]
 
 
-def run_one(config: RunConfig, folder: Path) -> RunRecord:
-    """Train one run, or keep or resume what the folder already holds of it."""
+def run_one(config: RunConfig, folder: Path, *, graph: TaskGraph | None = None) -> RunRecord:
+    """Train one run, or keep or resume what the folder already holds of it.
+
+    Raises:
+        RecordError: If the folder holds a run of another configuration or on other data.
+    """
+    graph = _dataset(config.dataset, config.root) if graph is None else graph
     is_shallow = config.method == SHALLOW
     refuse_other_config(folder, shallow_config(config) if is_shallow else config.to_dict())
     if (folder / "DONE").exists():
+        refuse_other_data(folder, graph.fingerprint())
         return read_run(folder)
     resume = (folder / "config.json").exists()
-    return (train_shallow if is_shallow else train)(config, folder, resume=resume)
+    return (train_shallow if is_shallow else train)(config, folder, resume=resume, graph=graph)
+
+
+@lru_cache(maxsize=1)
+def _dataset(name: str, root: str | None) -> TaskGraph:
+    """The dataset of the runs at hand, loaded once."""
+    return load_dataset(name, root)
 
 
 def _worker(config: RunConfig, folder: Path) -> Path:

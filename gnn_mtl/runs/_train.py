@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ import torch
 
 from gnn_mtl._core.errors import LabelError, LabelWarning, RecordError
 from gnn_mtl._core.files import write_json
-from gnn_mtl.datasets import TaskGraph
+from gnn_mtl.datasets import TaskGraph, load_dataset
 from gnn_mtl.metrics import Scores, macro
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
-from gnn_mtl.runs._build import build_graph, build_model, with_features
+from gnn_mtl.runs._build import build_model, with_features
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.schedulers import Joint, Single
-from gnn_mtl.training import Cost, Fit, evaluate_split, fit, labels_per_node
+from gnn_mtl.training import Cost, Fit, choose_device, evaluate_split, fit, labels_per_node
 
 METRICS = ("ap", "auroc", "f1", "f1_top_k", "f1_true_k")
 PER_LABEL = ("ap", "auroc", "f1")
@@ -56,25 +57,29 @@ def train(
     out = Path(out) if out is not None else default_folder(config)
     if resume:
         refuse_other_config(out, config.to_dict())
-    graph = build_graph(config) if graph is None else with_features(graph, config)
-    if config.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    build_model(config, graph)  # what cannot be built fails before anything is written
-    if not isinstance(config.scheduler, Single):
-        config.scheduler.build(graph.num_tasks, config.seed)
+    graph = load_dataset(config.dataset, config.root) if graph is None else graph
     made = manifest(dataset=describe_dataset(graph), seed=config.seed)
+    graph = with_features(graph, config)
+    # What cannot be built fails before anything is written.
+    build_model(config, graph)
+    choose_device(config.train.device)
+    tasks: tuple[int, ...] = ()
+    if isinstance(config.scheduler, Single):
+        tasks = _learnable(graph, config.scheduler.chosen_tasks(graph.num_tasks, config.seed))
+    else:
+        config.scheduler.build(graph.num_tasks, config.seed)
     step, task = _resume_point(out / "checkpoints") if resume else (None, None)
     if resume:
-        _refuse_other_data(out, made["dataset"]["sha256"])
+        refuse_other_data(out, made["dataset"]["sha256"])
     with RunWriter.open(out, resume=resume, step=step, task=task) as writer:
         if not resume:
             writer.write_config(config.to_dict())
             writer.write_manifest(made)
-        if isinstance(config.scheduler, Single):
-            summary = _train_single(config, graph, writer, resume)
-        else:
-            summary = _train_shared(config, graph, writer, resume)
+        with _deterministic(config.train.deterministic):
+            if isinstance(config.scheduler, Single):
+                summary = _train_single(config, graph, tasks, writer, resume)
+            else:
+                summary = _train_shared(config, graph, writer, resume)
         writer.write_summary(summary)
         writer.finish()
     for state in (out / "checkpoints").rglob("last.state"):  # a finished run is never resumed
@@ -82,7 +87,20 @@ def train(
     return read_run(out)
 
 
-def _refuse_other_data(out: Path, digest: str) -> None:
+@contextlib.contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Ask torch for deterministic kernels in the block if wanted, and only there."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def refuse_other_data(out: Path, digest: str) -> None:
     """Raise RecordError if the dataset is not the one the run was started on."""
     if not (out / "manifest.json").exists():
         return
@@ -96,7 +114,9 @@ def _refuse_other_data(out: Path, digest: str) -> None:
 
 def default_folder(config: RunConfig) -> Path:
     """Return ``runs/DATASET/METHOD-seedN``."""
-    return Path("runs") / Path(config.dataset).stem / folder_name(config)
+    name = Path(config.dataset).name.removesuffix(".npz")
+    dataset = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    return Path("runs") / (dataset or "dataset") / folder_name(config)
 
 
 def folder_name(config: RunConfig) -> str:
@@ -111,7 +131,9 @@ def refuse_other_config(folder: Path, wanted: Mapping[str, Any]) -> None:
         return
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        changed = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        changed = sorted(
+            k for k in {*found, *wanted} if _identity(found.get(k)) != _identity(wanted.get(k))
+        )
     except (AttributeError, TypeError, ValueError) as error:
         raise RecordError(
             f"{file} should be the configuration of a run. Found: {error}. Remove the folder."
@@ -124,6 +146,16 @@ def refuse_other_config(folder: Path, wanted: Mapping[str, Any]) -> None:
         )
 
 
+MACHINE_SETTINGS = frozenset({"device", "num_workers", "log_every", "checkpoint_seconds"})
+"""Fields of ``Train`` that say where and how a run is made, not what it is."""
+
+
+def _identity(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {k: v for k, v in value.items() if k not in MACHINE_SETTINGS}
+    return value
+
+
 def describe_dataset(graph: TaskGraph) -> dict[str, Any]:
     """Return what the manifest says of the dataset."""
     return {
@@ -132,7 +164,6 @@ def describe_dataset(graph: TaskGraph) -> dict[str, Any]:
         "num_nodes": graph.num_nodes,
         "num_edges": graph.csc.num_edges,
         "num_tasks": graph.num_tasks,
-        "num_features": graph.num_features,
         "label_names": list(graph.label_names),
     }
 
@@ -169,11 +200,9 @@ def _train_shared(
 
 
 def _train_single(
-    config: RunConfig, graph: TaskGraph, writer: RunWriter, resume: bool
+    config: RunConfig, graph: TaskGraph, tasks: tuple[int, ...], writer: RunWriter, resume: bool
 ) -> dict[str, Any]:
     """One model per task, each like a joint run on that label alone."""
-    assert isinstance(config.scheduler, Single)  # noqa: S101 - narrowed by the caller
-    tasks = _learnable(graph, config.scheduler.chosen_tasks(graph.num_tasks, config.seed))
     per_label = {name: np.full(graph.num_tasks, np.nan) for name in PER_LABEL}
     # How many labels a node gets is no question to a model of one label: no top-k here.
     macros: dict[str, dict[str, list[float]]] = {

@@ -28,7 +28,21 @@ _TENSOR = "__tensor__"
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write the model's parameters and buffers as safetensors."""
-    _save(path, dict(model.state_dict()), {"format": FORMAT, "version": FORMAT_VERSION})
+    save_tensors(path, model.state_dict())
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as :func:`save_weights` writes a model's."""
+    _save(path, dict(tensors), {"format": FORMAT, "version": FORMAT_VERSION})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read what :func:`save_weights` or :func:`save_tensors` wrote.
+
+    Raises:
+        FileFormatError: If the file is damaged.
+    """
+    return _load(path)[0]
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

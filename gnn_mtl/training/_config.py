@@ -83,6 +83,8 @@ class Train:
             raise UsageError(
                 f"`checkpoint_seconds` should not be negative. Found {self.checkpoint_seconds}."
             )
+        if not math.isfinite(self.weight_decay):
+            raise UsageError(f"`weight_decay` should be a number. Found {self.weight_decay}.")
         if self.weight_decay < 0 or self.warmup_steps < 0 or self.num_workers < 0:
             raise UsageError(
                 "`weight_decay`, `warmup_steps` and `num_workers` should not be negative. Found "

@@ -13,10 +13,11 @@ class Cost:
 
     Attributes:
         seconds: Wall time of training, evaluation and refreshes.
-        steps: Optimizer steps.
+        steps: Optimizer steps; a step none of whose tasks has a label here is not one.
         label_gradients: Sum over the steps of the tasks that took part.
         probe_label_gradients: Task gradients measured for refreshes.
-        refreshes: Windows the scheduler opened.
+        refreshes: Windows of several groups, or probed, that the scheduler opened.
+        probes: Of those, the ones gradients were measured for.
         refresh_seconds: Wall time of refreshes (sampling, probe, colouring).
         eval_seconds: Wall time of evaluations.
         peak_rss_mb: Peak resident memory of the process.
@@ -29,6 +30,7 @@ class Cost:
     label_gradients: int = 0
     probe_label_gradients: int = 0
     refreshes: int = 0
+    probes: int = 0
     refresh_seconds: float = 0.0
     eval_seconds: float = 0.0
     peak_rss_mb: float = 0.0

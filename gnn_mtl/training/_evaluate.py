@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from gnn_mtl._core.errors import TrainingStoppedError
 from gnn_mtl.datasets import TaskGraph
 from gnn_mtl.metrics import Scores, evaluate
 from gnn_mtl.nn import LabelModel, exact_logits
@@ -26,10 +27,19 @@ def evaluate_split(
         split: ``"train"``, ``"valid"`` or ``"test"``.
         device: Where to compute.
         top_k: Labels per node for ``f1_top_k``; see :func:`gnn_mtl.metrics.evaluate`.
+
+    Raises:
+        TrainingStoppedError: If the model's scores are not finite.
     """
     nodes = graph.split_idx[split]
     y, observed = graph.targets(nodes, split)
-    return evaluate(exact_logits(model, graph, nodes, device=device), y, observed, top_k=top_k)
+    logits = exact_logits(model, graph, nodes, device=device)
+    if not np.isfinite(logits).all():
+        raise TrainingStoppedError(
+            f"Expected finite scores on the {split} split. Found NaN or infinity: training "
+            "diverged. Lower --lr, or set --train.grad-clip 1."
+        )
+    return evaluate(logits, y, observed, top_k=top_k)
 
 
 def labels_per_node(graph: TaskGraph) -> int:

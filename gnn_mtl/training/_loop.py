@@ -22,7 +22,13 @@ from gnn_mtl.metrics import Scores
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.records import RunWriter
 from gnn_mtl.schedulers import TaskScheduler
-from gnn_mtl.training._checkpoint import load_state, load_weights, save_state, save_weights
+from gnn_mtl.training._checkpoint import (
+    load_state,
+    load_tensors,
+    save_state,
+    save_tensors,
+    save_weights,
+)
 from gnn_mtl.training._config import Train
 from gnn_mtl.training._cost import Cost
 from gnn_mtl.training._evaluate import evaluate_split, labels_per_node
@@ -116,6 +122,11 @@ class _Training:
         writer: RunWriter | None,
         task: int | None,
     ) -> None:
+        if not scheduler.num_tasks == model.num_tasks == graph.num_tasks:
+            raise UsageError(
+                "Graph, model and schedule should have the same tasks. Found "
+                f"{graph.num_tasks}, {model.num_tasks} and {scheduler.num_tasks}."
+            )
         self.graph = graph.sealed()
         self.device = choose_device(config.device)
         self.model = model.to(self.device)
@@ -136,6 +147,7 @@ class _Training:
         )  # fmt: skip
         self.total_steps = config.total_steps(len(self.loader))
         self.saved_at = time.perf_counter()
+        self.refresh_seconds = 0.0
         self.dropout_seed = derive_seed(seed, "dropout")
 
     def run(self, resume: bool) -> Fit:
@@ -167,6 +179,9 @@ class _Training:
                     if self.at.index == len(self.loader):
                         self.at.epoch, self.at.index = self.at.epoch + 1, 0
                     self._evaluate_if_due(started)
+                    if stop.number is not None:
+                        self._save()
+                        raise _interrupted(stop.number, self.at.step)
             except TrainingStoppedError:
                 self._save()
                 raise
@@ -199,7 +214,7 @@ class _Training:
         )  # fmt: skip
         self.at.step += 1
         self.at.index += 1
-        self.cost.steps += 1
+        self.cost.steps += bool(live)
         self.cost.label_gradients += len(live)
         self.cost.skipped_losses = sum(self.skipped.losses.values())
         self.cost.skipped_updates = self.skipped.updates
@@ -215,21 +230,23 @@ class _Training:
         if not owed:
             return
         started = time.perf_counter()
-        number = self.cost.refreshes
-        batch = self.probes.batch(number // len(self.probes), number % len(self.probes))
+        batch = self.probes.batch(*divmod(self.cost.probes, len(self.probes)))
         gradients = probe(
             self.model, batch, tasks=owed, mode=self.config.probe, pos_weight=self.pos_weight
         )
         self.scheduler.observe(gradients)
-        self.cost.refresh_seconds += time.perf_counter() - started
+        self.refresh_seconds = time.perf_counter() - started
+        self.cost.refresh_seconds += self.refresh_seconds
+        self.cost.probes += 1
         self.cost.probe_label_gradients += gradients.label_gradients
 
     def _log_refreshes(self) -> None:
         for report in self.scheduler.pop_reports():
-            self.cost.refreshes += 1
+            self.cost.refreshes += report.probed or report.num_colors > 1
+            seconds = self.refresh_seconds if report.probed else 0.0
             if self.writer is not None and self.task is None:
                 row = {k: v for k, v in report.to_record().items() if k != "kind"}
-                self.writer.log_grouping(affinity=report.affinity, **row)  # type: ignore[arg-type]
+                self.writer.log_grouping(affinity=report.affinity, seconds=seconds, **row)  # type: ignore[arg-type]
 
     def _evaluate_if_due(self, started: float) -> None:
         done = self.at.step >= self.total_steps
@@ -267,6 +284,8 @@ class _Training:
         self.saved_at = time.perf_counter()
         if self.checkpoints is None:
             return
+        if self.best_weights is not None:  # before the state that names its step
+            save_tensors(self.checkpoints / "best.safetensors", self.best_weights)
         save_weights(self.checkpoints / "last.safetensors", self.model)
         save_state(
             self.checkpoints / "last.state",
@@ -290,22 +309,19 @@ class _Training:
         self.optimizers.load_state_tensors(parts["optimizers"])
         self.scheduler.load_state_dict(parts["scheduler"])
         self.at = _Progress(**values["at"])
+        if self.at.best_score is not None:
+            self.best_weights = load_tensors(self.checkpoints / "best.safetensors")
         self.cost = Cost(**values["cost"])
         self.skipped = Skipped(
             {int(k): v for k, v in values["skipped"].items()}, self.cost.skipped_updates
         )
 
     def _save_best(self) -> None:
-        if self.checkpoints is None:
-            state = self.model.state_dict()
-            self.best_weights = {name: value.detach().clone() for name, value in state.items()}
-        else:
-            save_weights(self.checkpoints / "best.safetensors", self.model)
+        state = self.model.state_dict()
+        self.best_weights = {name: value.detach().clone() for name, value in state.items()}
 
     def _load_best(self) -> None:
-        if self.checkpoints is not None and self.at.best_score is not None:
-            load_weights(self.checkpoints / "best.safetensors", self.model)
-        elif self.best_weights is not None:
+        if self.best_weights is not None:
             self.model.load_state_dict(self.best_weights)
 
 

@@ -87,16 +87,30 @@ class Optimizers:
         )
 
 
+MAX_SKIPPED_IN_A_ROW = 10
+
+
 @dataclass
 class Skipped:
     """What was left out of the updates because it was not finite, by task."""
 
     losses: dict[int, int] = field(default_factory=dict)
     updates: int = 0
+    in_a_row: int = 0
 
     def count_update(self) -> None:
-        """Count an update that was left out; warn the first time."""
+        """Count an update that was left out; warn the first time, stop at the tenth in a row.
+
+        Raises:
+            TrainingStoppedError: If ten updates in a row were not finite.
+        """
         self.updates += 1
+        self.in_a_row += 1
+        if self.in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise TrainingStoppedError(
+                f"Expected finite gradients. Found {self.in_a_row} steps in a row without one: "
+                "training diverged. Lower --lr, or set --train.grad-clip 1."
+            )
         if self.updates == 1:
             warnings.warn(
                 "The gradient of the shared parameters is not finite though every loss is. Such "
@@ -191,6 +205,8 @@ def train_step(
     if grad_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(optimizers.shared_parameters, grad_clip, norm)
     optimizers.step(live)
+    if skipped is not None:
+        skipped.in_a_row = 0
     return live, losses.detach()
 
 

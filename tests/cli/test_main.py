@@ -67,7 +67,7 @@ def test_help_starts_fast():
         (["trian"], "gnn-mtl train"),
         (["compair"], "gnn-mtl compare"),
         (["--epochs"], "unknown command '--epochs'"),
-        (["data", "lst"], "list, show, verify"),
+        (["data", "lst"], "list, fetch, show, verify"),
         (["bench", "samplr"], "sampler"),
         (["train", "--epohcs", "3"], "--epochs"),
         (["train", "--seads=1,2"], "--seeds"),

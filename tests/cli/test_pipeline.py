@@ -56,7 +56,7 @@ def test_from_data_to_trained_groups(cli, train, here):
     assert "gnn-mtl train --groups groups.json" in said.out
 
     assert train("--groups", "groups.json", "--out", "runs/three").code == 0
-    assert RunConfig.load("runs/three").scheduler == Static(file="groups.json")
+    assert RunConfig.load("runs/three").scheduler == Static(groups=grouping.groups)
     assert read_run("runs/three").refreshes[0].groups == grouping.groups
     assert cli("compare", "runs", "--report", "all.html").code == 0
     assert (here / "all.html").exists()

@@ -90,10 +90,10 @@ def test_groups_from_a_file(train, here, cli):
     grouping.save("groups.json")
     assert train("--groups", "groups.json", "--out", "run").code == 0
     assert read_run("run").refreshes[0].groups == grouping.groups
-    assert RunConfig.load("run").scheduler == Static(file="groups.json")
+    assert RunConfig.load("run").scheduler == Static(groups=grouping.groups)
     flags = ["--scheduler.kind", "static", "--scheduler.file", "groups.json"]
     assert train(*flags, "--scheduler.scale", "mean", "--out", "spelt").code == 0
-    assert RunConfig.load("spelt").scheduler == Static(file="groups.json", scale="mean")
+    assert RunConfig.load("spelt").scheduler == Static(groups=grouping.groups, scale="mean")
     assert cli("train", "run", "--scheduler.kind", "static", "--out", "again").code == 0
     assert read_run("again").summary.test == read_run("run").summary.test
     Grouping.of([[0, 1]], 2).save("few.json")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from gnn_mtl._core.errors import UsageError
 from gnn_mtl.nn import SAGE
 from gnn_mtl.records import read_run
 from gnn_mtl.runs import _demo, run_demo
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.EmptyConfl
 def demo(graph, tmp_path_factory):
     """A demo of ten steps a model, in a folder where an earlier demo was."""
     out, said = tmp_path_factory.mktemp("demo"), []
-    (out / "runs" / "old-seed0").mkdir(parents=True)
+    (out / "runs" / "joint-seed0" / "old").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_demo, "load_dataset", lambda name: graph)
         patch.setattr(_demo, "STEPS", (10, 10))
@@ -150,3 +151,11 @@ def test_stratified_labels(graph):
             assert positives[list(chosen)].max() == positives.max()
     order = np.argsort(positives, kind="stable")
     assert set(stratified_labels(graph, 3)) <= {*order[[0, 5]], *order[2:4]}
+
+
+def test_a_folder_with_other_runs_is_left_alone(tmp_path):
+    precious = tmp_path / "runs" / "precious"
+    precious.mkdir(parents=True)
+    with pytest.raises(UsageError, match="precious"):
+        run_demo(tmp_path, say=print)
+    assert precious.is_dir()
