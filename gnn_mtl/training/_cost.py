@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 
 @dataclass
@@ -20,7 +22,7 @@ class Cost:
         probes: Of those, the ones gradients were measured for.
         refresh_seconds: Wall time of refreshes (sampling, probe, colouring).
         eval_seconds: Wall time of evaluations.
-        peak_rss_mb: Peak resident memory of the process.
+        peak_rss_mb: Peak resident memory of the process while it trained.
         skipped_losses: Losses left out because they were not finite.
         skipped_updates: Updates left out because the shared gradient was not finite.
     """
@@ -51,6 +53,18 @@ class Cost:
 
 
 def peak_rss_mb() -> float:
-    """Return the process's peak resident memory in MB."""
+    """Return the peak resident memory in MB since :func:`reset_peak_rss`, or of the process."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1e3
+    except (OSError, ValueError):
+        pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def reset_peak_rss() -> None:
+    """Count the peak anew, where the system can (Linux), so that a run shows its own."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -30,7 +30,7 @@ from gnn_mtl.training._checkpoint import (
     save_weights,
 )
 from gnn_mtl.training._config import Train
-from gnn_mtl.training._cost import Cost
+from gnn_mtl.training._cost import Cost, reset_peak_rss
 from gnn_mtl.training._evaluate import evaluate_split, labels_per_node
 from gnn_mtl.training._signals import StopSignal
 from gnn_mtl.training._step import Optimizers, Skipped, set_learning_rate, train_step
@@ -158,6 +158,7 @@ class _Training:
             return self._run(resume)
 
     def _run(self, resume: bool) -> Fit:
+        reset_peak_rss()
         if resume:
             self._load()
         started = time.perf_counter() - self.cost.seconds

@@ -1,5 +1,6 @@
 """``fit``: schedules, sealed labels, model choice, interruption and resume."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -436,3 +437,14 @@ def test_a_training_that_diverges_is_stopped(make_graph, tmp_path):
             checkpoints=tmp_path,
         )  # fmt: skip
     assert (tmp_path / "last.state").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is reset on Linux")
+def test_the_peak_memory_is_the_training_s_own(make_graph):
+    big = np.ones(60_000_000)  # 480 MB that the training does not need
+    before = peak_rss_mb()
+    del big
+    graph = make_graph()
+    model = LabelModel(SAGE().build(6), Linear().build(128, graph.num_tasks))
+    done = fit(model, graph, JointScheduler(graph.num_tasks), Train(epochs=1))
+    assert done.cost.to_dict()["peak_rss_mb"] < before - 300
