@@ -157,10 +157,11 @@ def test_public_means_documented():
 )
 def test_fields_of_configurations_are_documented(config):
     """The string under a field is its help on the command line."""
-    tree = ast.parse(inspect.getsource(config).strip())
-    body = tree.body[0].body
+    bases = [base for base in config.__mro__ if dataclasses.is_dataclass(base)]
+    bodies = [ast.parse(inspect.getsource(base).strip()).body[0].body for base in bases]
     described = {
         node.target.id
+        for body in bodies
         for node, after in pairwise(body)
         if isinstance(node, ast.AnnAssign)
         and isinstance(after, ast.Expr)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -120,6 +122,28 @@ class ConvEncoder(Encoder):
         if linears:
             return [p for linear in linears for p in linear.parameters()]
         return list(self.convs[-1].parameters())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersConfig:
+    """What the layered encoders share."""
+
+    hidden_channels: int = 128
+    """Width of every layer."""
+    num_layers: int = 2
+    """Number of layers; a convolution samples one hop for each."""
+    norm: Norm = "batch"
+    """Normalisation after each layer."""
+    dropout: float = 0.3
+    """Share of activations dropped after each layer."""
+
+
+def stack(
+    conv: Callable[[int, int], Conv], in_channels: int, hidden_channels: int, num_layers: int
+) -> tuple[list[Conv], list[int]]:
+    """Return ``num_layers`` convolutions one after the other, and their widths F, H, ..., H."""
+    widths = layer_widths(in_channels, hidden_channels, num_layers)
+    return [conv(a, b) for a, b in pairwise(widths)], widths
 
 
 def layer_widths(in_channels: int, hidden_channels: int, num_layers: int) -> list[int]:

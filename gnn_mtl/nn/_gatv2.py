@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl.graph import Block
-from gnn_mtl.nn._encoder import Conv, ConvEncoder, Norm, layer_widths
+from gnn_mtl.nn._encoder import Conv, ConvEncoder, LayersConfig, Norm, layer_widths
 
 
 class GATv2Conv(Conv):
@@ -82,20 +82,12 @@ class GATv2Encoder(ConvEncoder):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GATv2:
+class GATv2(LayersConfig):
     """Graph attention (GATv2), with edge features where the graph has them."""
 
     kind: ClassVar[str] = "gatv2"
-    hidden_channels: int = 128
-    """Width of every layer, all heads together."""
-    num_layers: int = 2
-    """Number of layers, one sampled hop each."""
     heads: int = 4
     """Attention heads."""
-    norm: Norm = "batch"
-    """Normalisation after each layer."""
-    dropout: float = 0.3
-    """Share of activations dropped after each layer."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> GATv2Encoder:
         """Build the encoder for node and edge features of these widths."""

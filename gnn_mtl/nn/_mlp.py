@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gnn_mtl.graph import MiniBatch
-from gnn_mtl.nn._encoder import Encoder, Norm, layer_widths, make_dropout, make_norm
+from gnn_mtl.nn._encoder import Encoder, LayersConfig, Norm, layer_widths, make_dropout, make_norm
 
 
 class MLPEncoder(Encoder):
@@ -49,18 +49,10 @@ class MLPEncoder(Encoder):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLP:
+class MLP(LayersConfig):
     """Multi-layer perceptron on node features alone."""
 
     kind: ClassVar[str] = "mlp"
-    hidden_channels: int = 128
-    """Width of every layer."""
-    num_layers: int = 2
-    """Number of layers."""
-    norm: Norm = "batch"
-    """Normalisation after each layer."""
-    dropout: float = 0.3
-    """Share of activations dropped after each layer."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> MLPEncoder:  # noqa: ARG002
         """Build the encoder for features of width ``in_channels``."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from gnn_mtl.graph import Block, aggregate
-from gnn_mtl.nn._encoder import Conv, ConvEncoder, Norm, layer_widths
+from gnn_mtl.nn._encoder import Conv, ConvEncoder, LayersConfig, Norm, stack
 
 
 class SAGEConv(Conv):
@@ -44,24 +43,15 @@ class SAGEEncoder(ConvEncoder):
         norm: Norm = "batch",
         dropout: float = 0.3,
     ) -> None:
-        widths = layer_widths(in_channels, hidden_channels, num_layers)
-        convs = [SAGEConv(a, b) for a, b in pairwise(widths)]
+        convs, widths = stack(SAGEConv, in_channels, hidden_channels, num_layers)
         super().__init__(convs, widths, norm=norm, dropout=dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SAGE:
+class SAGE(LayersConfig):
     """GraphSAGE, mean aggregation."""
 
     kind: ClassVar[str] = "sage"
-    hidden_channels: int = 128
-    """Width of every layer."""
-    num_layers: int = 2
-    """Number of layers, one sampled hop each."""
-    norm: Norm = "batch"
-    """Normalisation after each layer."""
-    dropout: float = 0.3
-    """Share of activations dropped after each layer."""
 
     def build(self, in_channels: int, edge_channels: int | None = None) -> SAGEEncoder:  # noqa: ARG002
         """Build the encoder for features of width ``in_channels``; edge features are not used."""
