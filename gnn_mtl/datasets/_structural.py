@@ -15,6 +15,7 @@ from scipy.sparse.linalg import eigsh
 from threadpoolctl import threadpool_limits
 
 from gnn_mtl._core.errors import UsageError
+from gnn_mtl._core.progress import Progress
 from gnn_mtl._core.seeding import generator
 from gnn_mtl.datasets._build import both_ways
 from gnn_mtl.datasets._task_graph import TaskGraph
@@ -142,11 +143,13 @@ def _filtered_subspace(operator: sp.csr_matrix, dim: int, seed: int) -> NDArray[
     rng = generator(seed, "spectral")
     basis = rng.standard_normal((operator.shape[0], width), dtype=np.float32)
     cut = 0.0
-    for _ in range(FILTER_ROUNDS):
-        basis, _ = np.linalg.qr(_chebyshev(operator, basis, cut))
-        projected = basis.T @ (operator @ basis)
-        values, rotation = np.linalg.eigh((projected + projected.T) / 2)
-        cut = min(float(values[0]), 0.99)
+    with Progress("spectral features", FILTER_ROUNDS) as progress:
+        for _ in range(FILTER_ROUNDS):
+            basis, _ = np.linalg.qr(_chebyshev(operator, basis, cut))
+            projected = basis.T @ (operator @ basis)
+            values, rotation = np.linalg.eigh((projected + projected.T) / 2)
+            cut = min(float(values[0]), 0.99)
+            progress.advance()
     return (basis @ rotation[:, ::-1])[:, :dim]
 
 
@@ -176,19 +179,21 @@ def _diffusion(adjacency: sp.csr_matrix, dim: int, seed: int) -> NDArray[np.floa
     result = np.zeros((num_nodes, dim), dtype=np.float32)
     blocks = [slice(c, min(c + COLUMNS_AT_ONCE, dim)) for c in range(0, dim, COLUMNS_AT_ONCE)]
     lengths = np.zeros((len(HOP_WEIGHTS), num_nodes), dtype=np.float32)
-    for add_up in (False, True):  # row lengths need all columns before any can be summed
-        for columns in blocks:
-            rng = generator(seed, "diffusion", columns.start)
-            shape = (num_nodes, columns.stop - columns.start)
-            block = rng.standard_normal(shape, dtype=np.float32)
-            for hop, weight in enumerate(HOP_WEIGHTS):
-                block = (adjacency @ block) * inverse
-                if add_up:
-                    result[:, columns] += block * (weight / lengths[hop])[:, None]
-                else:
-                    lengths[hop] += np.square(block).sum(axis=1)
-        if not add_up:
-            lengths = np.sqrt(np.maximum(lengths, 1e-30))
+    with Progress("diffused features", 2 * len(blocks)) as progress:
+        for add_up in (False, True):  # row lengths need all columns before any can be summed
+            for columns in blocks:
+                rng = generator(seed, "diffusion", columns.start)
+                shape = (num_nodes, columns.stop - columns.start)
+                block = rng.standard_normal(shape, dtype=np.float32)
+                for hop, weight in enumerate(HOP_WEIGHTS):
+                    block = (adjacency @ block) * inverse
+                    if add_up:
+                        result[:, columns] += block * (weight / lengths[hop])[:, None]
+                    else:
+                        lengths[hop] += np.square(block).sum(axis=1)
+                progress.advance()
+            if not add_up:
+                lengths = np.sqrt(np.maximum(lengths, 1e-30))
     return result
 
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gnn_mtl._core.progress import Progress
 from gnn_mtl.graph import Block, MiniBatch, NeighborLoader, TargetSource, full_blocks
 from gnn_mtl.nn._encoder import ConvEncoder, Encoder
 from gnn_mtl.nn._mlp import MLPEncoder
@@ -107,14 +108,16 @@ def _whole_graph(graph: TargetSource, device: torch.device) -> MiniBatch:
 def _layer_by_layer(encoder: ConvEncoder, graph: TargetSource, device: torch.device) -> Tensor:
     """Outputs of the last layer at all nodes ``[N, D]``."""
     x = torch.from_numpy(graph.features(np.arange(graph.csc.num_nodes))).to(device)
-    for index, conv in enumerate(encoder.convs):
-        parts: list[Tensor] = []
-        for rows, block in full_blocks(graph.csc, edge_attr=graph.edge_attr):
-            x_src, moved = x, block.to(device)
-            if conv.transforms_sources:
-                x_src, moved = _only_read_sources(x, moved)
-            parts.append(encoder.layer(index, x_src, x[rows], moved))
-        x = torch.cat(parts)
+    with Progress("exact inference", len(encoder.convs) * graph.csc.num_nodes) as progress:
+        for index, conv in enumerate(encoder.convs):
+            parts: list[Tensor] = []
+            for rows, block in full_blocks(graph.csc, edge_attr=graph.edge_attr):
+                x_src, moved = x, block.to(device)
+                if conv.transforms_sources:
+                    x_src, moved = _only_read_sources(x, moved)
+                parts.append(encoder.layer(index, x_src, x[rows], moved))
+                progress.advance(rows.stop - rows.start)
+            x = torch.cat(parts)
     return x
 
 
