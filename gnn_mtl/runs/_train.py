@@ -24,7 +24,15 @@ from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
 from gnn_mtl.runs._build import build_model, with_features
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.schedulers import Joint, Single
-from gnn_mtl.training import Cost, Fit, choose_device, evaluate_split, fit, labels_per_node
+from gnn_mtl.training import (
+    Cost,
+    Fit,
+    checkpoint_values,
+    choose_device,
+    evaluate_split,
+    fit,
+    labels_per_node,
+)
 
 METRICS = ("ap", "auroc", "f1", "f1_top_k", "f1_true_k")
 PER_LABEL = ("ap", "auroc", "f1")
@@ -355,8 +363,6 @@ def _number(value: float | None) -> float:
 
 def _resume_point(checkpoints: Path) -> tuple[int, int | None]:
     """Step and task of the newest checkpoint; before step 0 if none was saved yet."""
-    from gnn_mtl.training import checkpoint_values
-
     states = [
         p
         for p in (checkpoints / "last.state", *checkpoints.glob("task-*/last.state"))
