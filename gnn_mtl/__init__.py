@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from gnn_mtl.affinity import GradientEMA, estimate_affinity, gradient_cosine
     from gnn_mtl.datasets import (
         TaskGraph,
+        fetch_ogb,
         import_npz,
+        import_ogb,
         list_datasets,
         load_dataset,
+        load_ogb,
         planted,
         structural_features,
     )
@@ -68,8 +71,8 @@ __version__ = "0.1.0"
 _ROOMS = {
     "affinity": ("GradientEMA", "estimate_affinity", "gradient_cosine"),
     "datasets": (
-        "TaskGraph", "import_npz", "list_datasets", "load_dataset", "planted",
-        "structural_features",
+        "TaskGraph", "fetch_ogb", "import_npz", "import_ogb", "list_datasets", "load_dataset",
+        "load_ogb", "planted", "structural_features",
     ),
     "gradients": ("TaskGradients", "probe", "task_gradients"),
     "graph": ("CSCGraph", "MiniBatch", "NeighborLoader", "NeighborSampler"),

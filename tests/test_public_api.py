@@ -21,7 +21,8 @@ JointScheduler LabelModel Linear LinearHeads MLP MLPHead MLPHeads MiniBatch Neig
 NeighborSampler PyGEncoder Random RandomGroupsScheduler RunConfig SAGE SAGEEncoder SIGN Single
 Static StaticScheduler Sweep TaskGradients TaskGraph TaskRowAdam TaskScheduler Train __version__
 build_report compare_runs conflict_graph estimate_affinity evaluate evaluate_split exact_logits
-find_runs fit gradient_cosine group_tasks import_npz interference list_datasets load_dataset
+fetch_ogb
+find_runs fit gradient_cosine group_tasks import_npz import_ogb interference list_datasets load_dataset load_ogb
 masked_bce planted probe read_run run_sweep score_table structural_features task_gradients train
 train_shallow
 """

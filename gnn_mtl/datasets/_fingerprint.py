@@ -30,7 +30,7 @@ def fingerprint(graph: TaskGraph) -> str:
     else:
         parts["x"] = np.zeros(0) if x is None else x
     if graph.edge_attr is not None and graph.csc.edge_ids is not None:
-        parts["edge_attr"] = graph.edge_attr[graph.csc.edge_ids]
+        parts["edge_attr"] = _Rows(graph.edge_attr, graph.csc.edge_ids)
     parts["y_indptr"], parts["y_indices"] = positive_lists(graph._labels)
     observed = graph._labels.observed
     parts["observed"] = per_node(observed) if isinstance(observed, BitMatrix) else observed
@@ -43,7 +43,26 @@ def fingerprint(graph: TaskGraph) -> str:
     return digest.hexdigest()
 
 
-def array_sha256(value: NDArray[np.generic] | BitMatrix) -> str:
+class _Rows:
+    """Rows of an array in some order, gathered only as they are read."""
+
+    def __init__(self, values: NDArray[np.generic], ids: NDArray[np.integer]) -> None:
+        self._values, self._ids = values, ids
+        self.dtype, self.ndim = values.dtype, values.ndim
+        self.shape = (len(ids), *values.shape[1:])
+        self.size = int(np.prod(self.shape))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, rows: slice) -> NDArray[np.generic]:
+        return self._values[self._ids[rows]]
+
+    def tobytes(self) -> bytes:
+        return self[:].tobytes()
+
+
+def array_sha256(value: NDArray[np.generic] | BitMatrix | _Rows) -> str:
     """Return the SHA-256 of dtype, shape and values, read in blocks."""
     if isinstance(value, BitMatrix):
         digest = hashlib.sha256(f"bits{(value.num_rows, value.num_columns)}".encode())

@@ -66,7 +66,7 @@ class TaskGraph:
         name: Name of the dataset.
         directed: Whether the edges of the source were directed.
         extras: Anything else worth keeping: arrays (one row a node or not) and plain JSON values.
-        check_finite: Look for NaN in ``x`` (reads all of it).
+        check_finite: Look for NaN in ``x`` and ``edge_attr`` (reads all of both).
 
     Raises:
         LabelError: If labels or names do not fit the graph.
@@ -106,7 +106,7 @@ class TaskGraph:
         self.directed = bool(directed)
         self.extras: dict[str, Any] = dict(extras or {})
         self.x = clean_features(x, csc.num_nodes, check_finite=check_finite)
-        self.edge_attr = clean_edge_attr(edge_attr, None)
+        self.edge_attr = clean_edge_attr(edge_attr, None, check_finite=check_finite)
         check_edge_rows(csc.edge_ids, self.edge_attr)
         self.label_names = clean_names(label_names, labels.num_tasks)
         self.is_sealed = False
