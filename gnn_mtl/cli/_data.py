@@ -1,25 +1,24 @@
-"""``gnn-mtl data``: list, show, verify, import and make datasets."""
+"""``gnn-mtl data``: list, show, fetch, verify, import and make datasets."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from gnn_mtl._core.errors import UsageError
-from gnn_mtl.cli._parse import out_console, parse, take_positional
+from gnn_mtl.cli._data_show import list_all, show
+from gnn_mtl.cli._parse import parse, take_positional
 from gnn_mtl.datasets import (
     TaskGraph,
-    describe,
-    fetch_ogb,
-    import_npz,
-    import_ogb,
-    list_datasets,
+    catalog,
+    fetch_dataset,
+    import_any,
     load_dataset,
+    local_copies,
     save_folder,
     save_npz,
     verify,
@@ -28,12 +27,13 @@ from gnn_mtl.datasets import (
 HELP = """\
 usage: gnn-mtl data ACTION [options]
 
-  list                     datasets by name
-  show NAME|PATH [--json]  nodes, edges, labels, splits, homophily
-  fetch NAME [--root DIR]  get one of OGB's sets: resumed, size limited, archive checked
-  verify PATH              checksums and invariants; exit code 3 if anything is wrong
-  import FILE.npz --out O  read a graph published as plain arrays into the project's layout
-  import OGB_DIR --out O   the same for a folder in OGB's layout (DatasetSaver's too)
+  list [--json]            datasets by name: size, licence, and what of them is here
+  show NAME|PATH [--json]  labels, splits, homophily, overlap of tasks, licence, citation;
+       [--html FILE]       the same as a page with pictures
+  fetch NAME [--root DIR]  get a dataset: resumed, size limited, files checked
+  verify NAME|PATH         checksums and invariants; exit code 3 if anything is wrong
+  import PATH --out O      read a file or folder of any layout known (OGB, SNAP, .mat, MLGNC, PyG's
+                           raw files, plain arrays in .npz) into the project's own
   make planted --out O     generate a graph with known task groups
 
 O is a file (.npz) or a folder of memory maps. gnn-mtl data ACTION --help shows the options.
@@ -49,27 +49,17 @@ class Fetch:
     root: Path | None = None
     """Folder of datasets; default: $GNN_MTL_DATA, or the user's cache."""
     max_gigabytes: float | None = None
-    """Refuse more than this; default a tenth above the listed size."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Show:
-    """Options of show."""
-
-    dataset: Annotated[str, tyro.conf.Positional]
-    """Name or path."""
-    root: str | None = None
-    """Folder of datasets."""
-    json: bool = False
-    """Print JSON."""
+    """Refuse more than this; default somewhat more than there should be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
     """Options of verify."""
 
-    path: Annotated[Path, tyro.conf.Positional]
-    """A graph as .npz file or folder."""
+    path: Annotated[str, tyro.conf.Positional]
+    """Name of a dataset that is here, or a graph as .npz file or folder."""
+    root: Path | None = None
+    """Folder of datasets a name is looked up in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +67,8 @@ class Import:
     """Options of import."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """An .npz with edge_index, num_nodes and labels as CSR or dense; or a folder in OGB's layout,
-    for which only --out is read."""
+    """A file or folder of any layout known. An .npz of plain arrays (edge_index, num_nodes, labels
+    as CSR or dense) takes all options below, the others some; one that does not fit is refused."""
     out: Path
     """File (.npz) or folder to write."""
     name: str | None = None
@@ -137,62 +127,48 @@ def run(argv: Sequence[str]) -> int:
     return ACTIONS[action](rest)
 
 
-def _list(_argv: list[str]) -> int:
-    for name, text in list_datasets().items():
-        print(f"{name:<16} {text}")
-    return 0
-
-
-def _show(argv: list[str]) -> int:
-    options = parse(Show, argv, "data show", "Say what a dataset holds.")
-    facts = describe(load_dataset(options.dataset, options.root))
-    if options.json:
-        print(json.dumps(facts))
-        return 0
-    from rich.table import Table
-
-    table = Table("", "", show_header=False, title=str(facts["name"]))
-    for key, value in facts.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        text = f"{value:,}" if is_number else str(value)
-        table.add_row(key.replace("_", " "), text)
-    out_console().print(table)
+def _fetch(argv: list[str]) -> int:
+    options = parse(Fetch, argv, "data fetch", "Get a dataset by name.")
+    limit = None if options.max_gigabytes is None else int(options.max_gigabytes * 1e9)
+    print(fetch_dataset(options.name, options.root, max_bytes=limit))
     return 0
 
 
 def _verify(argv: list[str]) -> int:
     options = parse(Verify, argv, "data verify", "Check every checksum and invariant.")
-    findings = verify(options.path)
-    for finding in findings:
-        print(finding)
-    print(f"{options.path}: {len(findings)} finding(s)" if findings else f"{options.path}: ok")
+    findings = 0
+    for path in _to_verify(options):
+        found = verify(path)
+        for finding in found:
+            print(finding)
+        print(f"{path}: {len(found)} finding(s)" if found else f"{path}: ok")
+        findings += len(found)
     return 3 if findings else 0
 
 
-def _fetch(argv: list[str]) -> int:
-    options = parse(Fetch, argv, "data fetch", "Get one of OGB's datasets.")
-    limit = None if options.max_gigabytes is None else int(options.max_gigabytes * 1e9)
-    print(fetch_ogb(options.name, options.root, max_bytes=limit))
-    return 0
+def _to_verify(options: Verify) -> list[Path]:
+    """Return the path given, or the copies of a name in the project's layout.
+
+    Reading what a publisher packed checks it, and converts it where that is worth while.
+    """
+    path, entry = Path(options.path), catalog().get(options.path)
+    if entry is None or path.exists():
+        return [path]
+    graph = load_dataset(entry.name, options.root, download=False)
+    copies = local_copies(entry.name, options.root)
+    if not any(copy.is_own_layout for copy in copies):
+        print(f"{graph.name}: read whole{f' from {copies[0].path}' if copies else ''}, ok")
+    return [copy.path for copy in copies if copy.is_own_layout]
 
 
 def _import(argv: list[str]) -> int:
-    options = parse(Import, argv, "data import", "Read a graph published as plain arrays.")
-    if options.file.is_dir():
-        return _save(import_ogb(options.file), options.out)
-    graph = import_npz(
-        options.file,
-        name=options.name,
-        min_members=options.min_members,
-        top=options.top,
-        drop_copies=options.drop_copies,
-        zero_rows=options.zero_rows,
-        edge_features=options.edge_features,
-        keep_direction=options.keep_direction,
-        split=options.split,
-        seed=options.seed,
-    )
-    return _save(graph, options.out)
+    options = parse(Import, argv, "data import", "Read a graph of any layout known.")
+    changed = {
+        field.name: getattr(options, field.name)
+        for field in fields(options)
+        if field.name not in ("file", "out") and getattr(options, field.name) != field.default
+    }
+    return _save(import_any(options.file, **changed), options.out)
 
 
 def _make(argv: list[str]) -> int:
@@ -221,9 +197,9 @@ def _save(graph: TaskGraph, out: Path) -> int:
 
 
 ACTIONS = {
-    "list": _list,
+    "list": list_all,
     "fetch": _fetch,
-    "show": _show,
+    "show": show,
     "verify": _verify,
     "import": _import,
     "make": _make,

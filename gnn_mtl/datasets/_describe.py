@@ -1,7 +1,8 @@
-"""``describe``: what a dataset looks like, in numbers."""
+"""``describe`` and ``distributions``: what a dataset looks like, in numbers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -9,42 +10,73 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from gnn_mtl._core.progress import Progress
 from gnn_mtl.datasets._bits import BitMatrix, row_slices
 from gnn_mtl.datasets._fingerprint import array_sha256
+from gnn_mtl.datasets._homophily import homophily, homophily_by_chance
+from gnn_mtl.datasets._label_correlation import correlation_facts
+from gnn_mtl.datasets._overlap import SampleOverlap, sample_overlap
 from gnn_mtl.datasets._splits import SPLITS
 from gnn_mtl.datasets._targets import positive_lists
 from gnn_mtl.datasets._task_graph import TaskGraph
 
+STEPS = 6
 
-def describe(graph: TaskGraph) -> dict[str, Any]:
+
+def describe(graph: TaskGraph, *, overlap: SampleOverlap | None = None) -> dict[str, Any]:
     """Return statistics of a graph as plain JSON values.
 
     Counts of labels are over observed cells of all splits, so this needs an open graph.
 
+    Args:
+        graph: The graph.
+        overlap: What :func:`sample_overlap` said of it, if that is known already.
+
     Returns:
-        A flat mapping. ``edges`` are undirected pairs, or directed edges where messages have a
+        A mapping. ``edges`` are undirected pairs, or directed edges where messages have a
         direction; ``cells_observed`` is the share of all (node, task) cells; ``positives_*`` are
         per task; ``labels_per_node`` is a mean over labelled nodes, ``nodes_with_two`` the share
-        of them with two labels or more; ``duplicate_labels`` counts columns equal to an earlier
-        one; ``homophily`` is the mean Jaccard similarity of label sets over edges whose ends both
-        have a label, None without such edges (Zhao et al., TMLR 2023).
+        of them with two labels or more; ``homophily`` is the mean Jaccard similarity of label sets
+        over edges whose ends both have a label, None without such edges (Zhao et al., TMLR 2023),
+        ``homophily_random`` the same over random pairs of nodes; ``duplicates`` are pairs of names
+        of labels with the same positives, the first occurrence first, and ``duplicate_labels``
+        their number; ``closest_labels`` are ``[name, name, Jaccard]`` of training positives;
+        ``overlap`` holds the range of :class:`SampleOverlap`'s measures over pairs of tasks and
+        the share of pairs with each flag, None for a single task; ``label_correlation`` is of
+        :func:`correlation_facts`.
 
     Raises:
         SealedLabelsError: If the graph is sealed.
+
+    Note:
+        Seconds for a million nodes; memory is that of the graph's reverse, the lists of positives
+        and a few matrices ``[T, T]``.
     """
     graph._refuse_sealed("describe its labels")
     csc = graph.csc
-    degrees = csc.degrees
-    loops = int((csc.indices == np.repeat(np.arange(csc.num_nodes), degrees)).sum())
-    symmetric = csc.is_symmetric()
-    indptr, tasks = positive_lists(graph._labels)
-    positives = np.bincount(tasks, minlength=graph.num_tasks)
-    observed, columns = _column_facts(graph, indptr, tasks)
-    labelled = graph.labelled()
-    per_node = np.diff(indptr)[labelled]
-    training = graph.positives("train")
-    neighbours = np.zeros(csc.num_nodes, dtype=np.int64)
-    _count_others(csc.indptr, csc.indices, neighbours)
+    with Progress(f"describing {graph.name}", STEPS) as progress:
+        degrees = csc.degrees
+        neighbours = np.zeros(csc.num_nodes, dtype=np.int64)
+        loops = int(_count_others(csc.indptr, csc.indices, neighbours))
+        symmetric = csc.is_symmetric()
+        progress.advance(note="labels")
+        indptr, tasks = positive_lists(graph._labels)
+        positives = np.bincount(tasks, minlength=graph.num_tasks)
+        observed, digests = _column_facts(graph, indptr, tasks)
+        copies = _copies(digests)
+        progress.advance(note="homophily")
+        along_edges = homophily(csc, indptr, tasks)
+        by_chance = homophily_by_chance(indptr, tasks)
+        progress.advance(note="splits")
+        labelled = graph.labelled()
+        per_node = np.diff(indptr)[labelled]
+        training = graph.positives("train")
+        progress.advance(note="overlap")
+        shared = sample_overlap(graph) if overlap is None else overlap
+        progress.advance(note="correlation of labels")
+        correlation = correlation_facts(graph)
+        progress.advance()
+    names = graph.label_names
     return {
         "name": graph.name,
         "nodes": graph.num_nodes,
@@ -67,13 +99,71 @@ def describe(graph: TaskGraph) -> dict[str, Any]:
         "positives_max": int(positives.max()),
         "labels_per_node": round(float(per_node.mean()), 3),
         "nodes_with_two": round(float((per_node >= 2).mean()), 4),
-        "duplicate_labels": graph.num_tasks - len(set(columns)),
+        "duplicate_labels": len(copies),
+        "duplicates": [[names[first], names[copy]] for first, copy in copies],
         "one_class_labels": int(((positives == 0) | (positives == observed)).sum()),
-        "homophily": _homophily(graph, indptr, tasks),
+        "homophily": along_edges,
+        "homophily_random": by_chance,
         "split": graph.split_kind,
         "split_sizes": {name: len(graph.split_idx[name]) for name in SPLITS},
         "no_positive_in_training": int((training == 0).sum()),
-    }
+        "overlap": _overlap_facts(shared),
+        "closest_labels": [[names[i], names[j], round(share, 4)]
+                           for i, j, share in shared.closest()],
+        "label_correlation": correlation,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Distributions:
+    """Counts to draw a dataset from.
+
+    Attributes:
+        positives: Observed positives of each task in each split, int64 ``[T]``.
+        labels_per_node: Labelled nodes with 0, 1, 2 ... positives.
+        degrees: Nodes with 0, 1, 2 ... stored in-edges.
+    """
+
+    positives: dict[str, NDArray[np.int64]]
+    labels_per_node: NDArray[np.int64]
+    degrees: NDArray[np.int64]
+
+
+def distributions(graph: TaskGraph) -> Distributions:
+    """Count positives of labels, labels of nodes and degrees.
+
+    Raises:
+        SealedLabelsError: If the graph is sealed.
+    """
+    graph._refuse_sealed("describe its labels")
+    indptr, _ = positive_lists(graph._labels)
+    return Distributions(
+        positives={name: graph.positives(name) for name in SPLITS},
+        labels_per_node=np.bincount(np.diff(indptr)[graph.labelled()]),
+        degrees=np.bincount(graph.csc.degrees),
+    )
+
+
+def _overlap_facts(overlap: SampleOverlap) -> dict[str, Any] | None:
+    upper = np.triu_indices(len(overlap.observed), 1)
+    if len(upper[0]) == 0:
+        return None
+    facts: dict[str, Any] = {}
+    for name, matrix in (("jaccard", overlap.jaccard()), ("containment", overlap.containment())):
+        shares = np.nan_to_num(matrix[upper])  # no sample at all is none shared
+        low, middle, high = (round(float(x), 4) for x in np.quantile(shares, [0, 0.5, 1]))
+        facts[name] = {"min": low, "median": middle, "max": high}
+    return facts | {flag: round(share, 4) for flag, share in overlap.fractions().items()}
+
+
+def _copies(digests: list[str]) -> list[tuple[int, int]]:
+    """Return ``(first, copy)`` for every column whose digest came before."""
+    first: dict[str, int] = {}
+    return [
+        (first[digest], task)
+        for task, digest in enumerate(digests)
+        if first.setdefault(digest, task) != task
+    ]
 
 
 def _column_facts(
@@ -106,47 +196,15 @@ def _features_kind(x: Any) -> str:  # noqa: ANN401
     return "memory map" if isinstance(x, np.memmap) else "dense"
 
 
-def _homophily(
-    graph: TaskGraph, indptr: NDArray[np.int64], tasks: NDArray[np.int32]
-) -> float | None:
-    total, edges = _jaccard(graph.csc.indptr, graph.csc.indices, indptr, tasks)
-    return round(total / edges, 4) if edges else None
-
-
 @numba.njit(cache=True, nogil=True)
 def _count_others(indptr, indices, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Count the edges of each node, in or out, that lead to another node."""
+    """Count the edges of each node, in or out, that lead to another node; return the loops."""
+    loops = 0
     for v in range(len(indptr) - 1):
         for e in range(indptr[v], indptr[v + 1]):
-            if indices[e] != v:
+            if indices[e] == v:
+                loops += 1
+            else:
                 out[v] += 1
                 out[indices[e]] += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _jaccard(indptr, indices, y_indptr, tasks):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Sum the Jaccard similarity of sorted label lists over edges between two labelled nodes."""
-    total = 0.0
-    edges = 0
-    for v in range(len(indptr) - 1):
-        if y_indptr[v] == y_indptr[v + 1]:
-            continue
-        for e in range(indptr[v], indptr[v + 1]):
-            u = indices[e]
-            if u == v or y_indptr[u] == y_indptr[u + 1]:
-                continue
-            i, j = y_indptr[v], y_indptr[u]
-            shared = 0
-            while i < y_indptr[v + 1] and j < y_indptr[u + 1]:
-                if tasks[i] == tasks[j]:
-                    shared += 1
-                    i += 1
-                    j += 1
-                elif tasks[i] < tasks[j]:
-                    i += 1
-                else:
-                    j += 1
-            union = y_indptr[v + 1] - y_indptr[v] + y_indptr[u + 1] - y_indptr[u] - shared
-            total += shared / union
-            edges += 1
-    return total, edges
+    return loops

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 import scipy.sparse as sp
@@ -73,8 +75,9 @@ def random_task_split(
     The protocol of "Boosting Multitask Learning on Graphs through Higher-Order Task Affinities"
     (Li, Ju, Sharma & Zhang, KDD 2023) for community tasks: 20 % of the positives and 20 % of the
     negatives of each task to train, the same to validate, the rest to test, drawn task by task from
-    ``numpy.random.default_rng(seed)`` (their seed is 1024). Their sparser variants keep about 10 or
-    2 training positives a task: ``max_train_positives``; those cut belong to no part.
+    ``numpy.random.default_rng(seed)`` (their seed is 1024). Their sparser variants, which test on
+    the positives that training does without, are those of :func:`gnn_mtl.datasets.load_snap`; here
+    those cut by ``max_train_positives`` belong to no part.
 
     Args:
         targets: The labels; unobserved cells are in no part.
@@ -94,30 +97,70 @@ def random_task_split(
         raise UsageError(
             f"`max_train_positives` should be at least 1. Found {max_train_positives}."
         )
-    rng = np.random.default_rng(seed)
-    num_nodes, num_tasks = targets.num_nodes, targets.num_tasks
-    parts = [BitMatrix.zeros(num_nodes, num_tasks) for _ in SPLITS]
     indptr, tasks = positive_lists(targets)
-    positives = sp.csr_matrix(
-        (np.ones(len(tasks), dtype=np.bool_), tasks, indptr), shape=(num_nodes, num_tasks)
-    ).tocsc()
-    everyone = np.arange(num_nodes)
-    partial = isinstance(targets.observed, BitMatrix)
-    whole = everyone if partial else np.flatnonzero(labelled_nodes(targets))
-    for task in range(num_tasks):
-        positive = np.sort(positives.indices[positives.indptr[task] : positives.indptr[task + 1]])
-        if partial:
-            known = targets.select(np.array([task])).gather(slice(None))[1][:, 0]
-            whole = everyone[known]
-        negative = np.setdiff1d(whole, positive, assume_unique=True)
-        for nodes, is_positive in ((positive, True), (negative, False)):
-            nodes = rng.permutation(nodes)
-            first = int(len(nodes) * shares[0])
-            second = first + int(len(nodes) * shares[1])
-            limit = max_train_positives if is_positive else None
-            parts[0].set_column(nodes[:first][:limit], task)
-            parts[1].set_column(nodes[first:second], task)
-            parts[2].set_column(nodes[second:], task)
+    shape = (targets.num_nodes, targets.num_tasks)
+    positives = sp.csr_matrix((np.ones(len(tasks), dtype=np.bool_), tasks, indptr), shape).tocsc()
+    everyone = np.arange(targets.num_nodes)
+    is_partial = isinstance(targets.observed, BitMatrix)
+    whole = everyone if is_partial else np.flatnonzero(labelled_nodes(targets))
+
+    def cells(task: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        known = whole
+        if is_partial:
+            known = everyone[targets.select(np.array([task])).gather(slice(None))[1][:, 0]]
+        start, stop = positives.indptr[task : task + 2]
+        return np.sort(positives.indices[start:stop]), known
+
+    def cut(size: int, is_positive: bool) -> tuple[int, int, int]:
+        first = int(size * shares[0])
+        limit = max_train_positives if is_positive and max_train_positives else first
+        return min(first, limit), first, first + int(size * shares[1])
+
+    return draw_cells(cells, cut, *shape, seed)
+
+
+def draw_cells(
+    cells: Callable[[int], tuple[NDArray[np.integer], NDArray[np.integer]]],
+    cut: Callable[[int, bool], tuple[int, int, int]],
+    num_nodes: int,
+    num_tasks: int,
+    seed: int,
+) -> TaskNodeSplit:
+    """Shuffle the positives, then the negatives of one task after the other and cut them in three.
+
+    Args:
+        cells: For a task its positives and all its known nodes, both ascending.
+        cut: For a number of cells, and whether they are the positives, where the training part
+            ends, where the validation part begins and where it ends; the rest are for the test.
+        num_nodes: Number of nodes N.
+        num_tasks: Number of tasks T.
+        seed: Seed of ``numpy.random.default_rng``, from which all tasks draw in turn.
+
+    Raises:
+        SplitError: If a part stays empty.
+
+    Note:
+        O(N T) time. Eight tasks, one byte of each node's row, are written at once.
+    """
+    rng = np.random.default_rng(seed)
+    parts = [BitMatrix.zeros(num_nodes, num_tasks) for _ in SPLITS]
+    outside = np.ones(num_nodes, dtype=np.bool_)
+    for start in range(0, num_tasks, 8):
+        column = np.zeros((len(SPLITS), num_nodes), dtype=np.uint8)
+        for task in range(start, min(start + 8, num_tasks)):
+            positive, known = cells(task)
+            outside[positive] = False
+            negative = known[outside[known]]
+            outside[positive] = True
+            bit = np.uint8(1 << (task - start))
+            for nodes, is_positive in ((positive, True), (negative, False)):
+                nodes = rng.permutation(nodes)
+                stop, first, second = cut(len(nodes), is_positive)
+                column[0, nodes[:stop]] |= bit
+                column[1, nodes[first:second]] |= bit
+                column[2, nodes[second:]] |= bit
+        for part, byte in zip(parts, column, strict=True):
+            part.bits[:, start // 8] = byte
     return TaskNodeSplit(*parts)
 
 

@@ -7,39 +7,27 @@ read it is converted to memory-mapped files in :func:`gnn_mtl.datasets._data_dir
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Literal
 
-from gnn_mtl._core.errors import (
-    DataError,
-    DatasetNotFoundError,
-    FileFormatError,
-    UsageError,
-)
+from gnn_mtl._core.errors import DatasetNotFoundError, FileFormatError, UsageError
 from gnn_mtl._core.files import write_json
 from gnn_mtl.datasets._archive import extract_zip
-from gnn_mtl.datasets._build import warn_unlearnable
+from gnn_mtl.datasets._convert import find_converted, load_converted, open_converted
 from gnn_mtl.datasets._data_dir import (
     FOLDER_VARIABLE,
     OFFLINE_VARIABLE,
     data_dir,
     is_offline,
     locked,
-    scratch_folder,
 )
 from gnn_mtl.datasets._download import download as fetch_file
-from gnn_mtl.datasets._folder import load_folder, save_folder
 from gnn_mtl.datasets._ogb_graph import OGBOptions, make_graph
 from gnn_mtl.datasets._ogb_raw import read_raw
 from gnn_mtl.datasets._ogb_sets import META, SETS, OGBInfo, find_info, is_ogb_folder
 from gnn_mtl.datasets._task_graph import TaskGraph
-
-logger = logging.getLogger("gnn_mtl")
 
 READER_VERSION = 1
 UNASKED_BYTES = 2_000_000_000
@@ -94,10 +82,9 @@ def load_ogb(
     options = OGBOptions(incident=incident, species=species, keep_direction=keep_direction)
     folder = _find(info, root)
     if folder is None:
-        ready = sorted(_converted().glob(f"{_stem(info.folder, options)}-*/meta.json"))
-        if ready:
-            newest = max(ready, key=lambda file: file.stat().st_mtime_ns).parent
-            return _open(newest, options)
+        ready = find_converted(_stem(info.folder, options))
+        if ready is not None:
+            return open_converted(ready, keep_direction=options.keep_direction)
         folder = fetch_ogb(name, root, download=download, max_bytes=UNASKED_BYTES)
     return _load_converted(folder, info, options)
 
@@ -184,15 +171,6 @@ def fetch_ogb(
     return folder
 
 
-def ogb_names() -> dict[str, str]:
-    """Return OGB's sets by name, each with a line on what it is."""
-    words = {"ogbn-proteins": "112 tasks", "ogbn-mag": "349 classes of papers, citations only"}
-    return {
-        name: f"OGB; {words.get(name, f'{info.num_classes} classes')}, {_size(info)} to fetch"
-        for name, info in SETS.items()
-    }
-
-
 def _known(name: str) -> OGBInfo:
     if name not in SETS:
         raise UsageError(f"OGB's node-property sets are {', '.join(SETS)}. Found {name!r}.")
@@ -228,50 +206,27 @@ def _size(info: OGBInfo) -> str:
     return f"{info.download_bytes / 1e9:.2f} GB"
 
 
-def _converted() -> Path:
-    return data_dir() / "converted"
-
-
 def _stem(name: str, options: OGBOptions) -> str:
     return f"{name}-v{READER_VERSION}-{options.tag()}"
 
 
 def _load_converted(folder: Path, info: OGBInfo, options: OGBOptions) -> TaskGraph:
     """Open the memory-mapped form of a raw folder, making it first if there is none."""
-    name = info.name.replace("-", "_")
-    target = _converted() / f"{_stem(name, options)}-{_source_key(folder)}"
-    if (target / "meta.json").is_file():
-        try:
-            return _open(target, options)
-        except DataError as error:
-            logger.warning("%s is damaged and is made again: %s", target, error)
-    with locked(target):
-        try:
-            return _open(target, options)  # another process may have made it meanwhile
-        except (DataError, FileNotFoundError):
-            shutil.rmtree(target, ignore_errors=True)
-        logger.info("converting %s to %s, once", folder, target)
-        with scratch_folder(target) as scratch:
-            graph = make_graph(read_raw(folder, info, scratch), info, options)
-            save_folder(graph, target)
-            del graph
-        return _open(target, options)
+    return load_converted(
+        _stem(info.name.replace("-", "_"), options),
+        _source_files(folder),
+        lambda scratch: make_graph(read_raw(folder, info, scratch), info, options),
+        keep_direction=options.keep_direction,
+    )
 
 
-def _open(target: Path, options: OGBOptions) -> TaskGraph:
-    graph = load_folder(target, keep_direction=options.keep_direction)
-    warn_unlearnable(graph)
-    return graph
-
-
-def _source_key(folder: Path) -> str:
-    """Return a digest of the names, sizes and times of the files a set is read from."""
+def _source_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return the files a set is read from."""
     files = [
-        (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
+        (str(path.relative_to(folder)), path)
         for part in ("raw", "split", "mapping")
         for path in sorted((folder / part).rglob("*"))
         if path.is_file()
     ]
-    metas = [place / META for place in (folder, folder.parent) if (place / META).is_file()]
-    files += [(META, path.stat().st_size, path.stat().st_mtime_ns) for path in metas]
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+    places = (folder / META, folder.parent / META)
+    return files + [(META, path) for path in places if path.is_file()]

@@ -89,12 +89,13 @@ def npz_members(path: Path) -> dict[str, Member]:
     """
     with reading(path), zipfile.ZipFile(path) as archive:
         return {
-            info.filename.removesuffix(".npy"): _member(path, archive, info)
+            info.filename.removesuffix(".npy"): open_member(path, archive, info)
             for info in archive.infolist()
         }
 
 
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
+def open_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
+    """Describe one array of an archive without reading it; ValueError if it is not numbers."""
     name = info.filename.removesuffix(".npy")
     with archive.open(info) as stream:
         shape, is_fortran, dtype = _read_header(stream)

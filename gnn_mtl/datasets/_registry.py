@@ -5,25 +5,33 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gnn_mtl._core.errors import DatasetNotFoundError, FileFormatError, UsageError
 from gnn_mtl._core.files import sha256
+from gnn_mtl.datasets._catalog import catalog
+from gnn_mtl.datasets._communities import CommunityOptions
 from gnn_mtl.datasets._folder import load_folder
+from gnn_mtl.datasets._import import import_npz
 from gnn_mtl.datasets._npz import load_npz
-from gnn_mtl.datasets._ogb import import_ogb, load_ogb, ogb_names
+from gnn_mtl.datasets._ogb import import_ogb, load_ogb
 from gnn_mtl.datasets._ogb_graph import OGBOptions
 from gnn_mtl.datasets._ogb_sets import SETS, is_ogb_folder
 from gnn_mtl.datasets._planted import planted
+from gnn_mtl.datasets._published import (
+    PublishedOptions,
+    import_published,
+    kind_of,
+    load_published,
+)
+from gnn_mtl.datasets._published_sets import PUBLISHED
+from gnn_mtl.datasets._snap import SNAP_SETS, import_snap, is_snap, load_snap
 from gnn_mtl.datasets._task_graph import TaskGraph
 
-DESCRIPTIONS = {
-    "debian-tags": "Debian packages, dependency links, 66 debtags; comes with gnn-mtl",
-    "planted": "generated; arguments after a colon, e.g. planted:num_nodes=5000,seed=1",
-    **ogb_names(),
-}
+DESCRIPTIONS = {name: entry.line() for name, entry in catalog().items()}
 
 
 def load_dataset(
@@ -38,8 +46,11 @@ def load_dataset(
     Args:
         name_or_path: A name of :func:`list_datasets`; after a colon ``planted`` takes the arguments
             of :func:`planted`, and OGB's sets the options of :func:`load_ogb`
-            (``ogbn-proteins:incident=mean,species=1``); or the path of an ``.npz`` file, a folder
-            in the project's layout or one in OGB's.
+            (``ogbn-proteins:incident=mean,species=1``), SNAP's those of :func:`load_snap`
+            (``snap-dblp:k=283,graph=full,min_members=20``), published sets a split and a seed
+            (``blogcatalog:split=split1``); or a path: an ``.npz`` in the project's layout or of
+            plain arrays (:func:`import_npz`), a ``.mat`` file, a folder in the project's layout,
+            OGB's, SNAP's, MLGNC's, or of PyG's raw files (:func:`import_published`).
         root: Folder of datasets: ``root/NAME`` is looked at before what comes with the package.
         keep_direction: Pass messages along directed edges from source to target only.
         download: Fetch a dataset that is not here, up to 2 GB.
@@ -58,12 +69,25 @@ def load_dataset(
     if root is not None and (Path(root).expanduser() / name).exists():
         path = Path(root).expanduser() / name
     elif name == "debian-tags":
-        path = _embedded("debian-tags")
+        path = embedded_folder("debian-tags")
     elif name in SETS:
         options = {"keep_direction": keep_direction} | _parse_arguments(arguments, OGBOptions, name)
         return load_ogb(name, root, download=download, **options)
+    elif name in SNAP_SETS:
+        chosen = _parse_arguments(arguments, CommunityOptions, name)
+        return load_snap(name, root, download=download, **chosen)
+    elif name in PUBLISHED:
+        chosen = _parse_arguments(arguments, PublishedOptions, name)
+        return load_published(
+            name, root, keep_direction=keep_direction, download=download, **chosen
+        )
+    if text and is_snap(path):
+        return import_snap(path)
     if text and is_ogb_folder(path):
         return import_ogb(path, keep_direction=keep_direction)
+    if text and kind_of(path) is not None:
+        chosen = _parse_arguments(arguments, PublishedOptions, name)
+        return import_published(path, keep_direction=keep_direction, **chosen)
     if text and path.is_dir():
         single = path / f"{path.name}.npz"
         if not single.is_file():
@@ -71,7 +95,8 @@ def load_dataset(
         path = single
     if path.is_file():
         check_sum(path)
-        return load_npz(path, keep_direction=keep_direction)
+        read = load_npz if has_header(path) else import_npz
+        return read(path, keep_direction=keep_direction)
     raise DatasetNotFoundError(_not_found(text))
 
 
@@ -80,7 +105,7 @@ def list_datasets() -> dict[str, str]:
     return dict(DESCRIPTIONS)
 
 
-def _embedded(name: str) -> Path:
+def embedded_folder(name: str) -> Path:
     """Return the folder of a dataset that comes with the package or lies in its repository."""
     package = Path(__file__).parents[1]
     for place in (package / "_data" / name, package.parent / "data" / name):
@@ -90,6 +115,15 @@ def _embedded(name: str) -> Path:
         f"Expected {name} in {package / '_data'} or {package.parent / 'data'}. Found neither. "
         "Install gnn-mtl again, or pass the path of a copy."
     )
+
+
+def has_header(path: Path) -> bool:
+    """Return whether an ``.npz`` is in the project's layout; True if it cannot be looked into."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "header.npy" in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return True
 
 
 def check_sum(path: Path) -> None:

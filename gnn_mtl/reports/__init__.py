@@ -1,13 +1,14 @@
-"""Floor 7: tables, plots and one HTML file, from run folders alone; nothing here trains.
+"""Floor 7: tables, plots and one HTML file, from run folders or a dataset; nothing here trains.
 
 ``score_table`` gathers methods x metrics over seeds, ``compare_runs`` tests methods against a
 reference on the same seeds and labels, ``render_table`` and ``rich_table`` print either, and
 ``build_report`` puts everything on one self-contained page. Every number carries the run folders
-it comes from.
+it comes from. ``build_profile`` writes such a page about a dataset.
 """
 
 from gnn_mtl.reports._compare import Comparison, MethodComparison, compare_runs, comparison_table
 from gnn_mtl.reports._methods import Method, Study, studies
+from gnn_mtl.reports._profile import build_profile
 from gnn_mtl.reports._render import render_table, rich_table
 from gnn_mtl.reports._report import build_report
 from gnn_mtl.reports._scores import common_label_table, score_table
@@ -24,6 +25,7 @@ __all__ = [
     "Study",
     "Table",
     "Verdict",
+    "build_profile",
     "build_report",
     "common_label_table",
     "compare_runs",

@@ -14,6 +14,7 @@ from gnn_mtl.records import find_runs, read_run
 from gnn_mtl.reports._methods import studies
 from gnn_mtl.reports._page import study_page
 from gnn_mtl.reports._table import DASH
+from gnn_mtl.reports._templates import render_page
 
 
 def build_report(run_dirs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
@@ -38,21 +39,11 @@ def build_report(run_dirs: Iterable[str | os.PathLike[str]], out: str | os.PathL
     """
     if isinstance(run_dirs, str | os.PathLike):
         raise UsageError(f"`run_dirs` should be a list of folders. Found one: {run_dirs}.")
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     out = Path(out)
     found = studies([read_run(path) for path in find_runs(run_dirs)])
     pages = [study_page(study, index, out.parent) for index, study in enumerate(found, start=1)]
-    environment = Environment(
-        loader=PackageLoader("gnn_mtl.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
-        studies=pages, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), **_machine(found)
-    )
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = render_page("report.html", studies=pages, made=made, **_machine(found))
     write_text(out, page)
     return out
 
