@@ -58,6 +58,8 @@ if TYPE_CHECKING:
         JointScheduler,
         Random,
         RandomGroupsScheduler,
+        Selective,
+        SelectiveScheduler,
         Single,
         Static,
         StaticScheduler,
@@ -87,7 +89,8 @@ _ROOMS = {
     "runs": ("Features", "RunConfig", "Sweep", "run_sweep", "train", "train_shallow"),
     "schedulers": (
         "Coloring", "ColoringScheduler", "Joint", "JointScheduler", "Random",
-        "RandomGroupsScheduler", "Single", "Static", "StaticScheduler", "TaskScheduler",
+        "RandomGroupsScheduler", "Selective", "SelectiveScheduler", "Single", "Static",
+        "StaticScheduler", "TaskScheduler",
     ),
     "tasks": ("Affinity", "Grouping", "conflict_graph", "interference"),
     "training": ("TaskRowAdam", "Train", "evaluate_split", "fit"),

@@ -1,12 +1,94 @@
 """Floor 4: estimators of how training on one task affects another.
 
-``gradient_cosine`` is the pure function; ``estimate_affinity`` applies it to a model and batches;
-``GradientEMA`` averages gradients over time first and
-keeps its state. All return an ``Affinity``, positive where the tasks help each other.
+``estimate_affinity`` is the one call: a model, batches, the name of a method. All return an
+``Affinity``, ``values[giver, recipient]``, positive where the giver helps.
+
+Cosines of gradients: ``gradient_cosine`` of given gradients, ``cosine_affinity`` of a model's over
+batches, with errors and noise from independent sections of them (``section_gradients``);
+``GradientEMA`` (of gradients, or of sketches, which are linear) and ``GramianEMA`` average over
+time and keep their state. What a step does to every loss: ``tag_affinity`` tries the step
+(``look_ahead``), ``tag_linear_affinity`` predicts it to first order (``linear_look_ahead``, with
+momentum ETAP's white-box term), ``ProximalAffinity`` reads it off the updates of groups that a
+training makes anyway; which step, say ``sgd_rule``, ``relative_rule``, ``optimizer_rule`` and
+``preconditioned_rule``; ``CellMean`` averages such matrices. No model: ``label_cooccurrence``.
+``blend`` makes one of two.
+
+From pairs to groups: ``group_gains`` scores groups by their pairs, ``GainPredictor`` (ETAP)
+corrects such scores by a few groups really trained, ``choose_groups`` and ``search_groups`` pick
+the groups that serve every task best.
+
+Diagnostics: ``affinity_facts`` and ``pair_table`` put shared samples, chance (``affinity_null``,
+``shuffled_batches``), errors and ``effective_samples`` beside the values; ``layer_conflict``
+(``conflicts_by_layer``) says in which layers the tasks conflict.
 """
 
+from gnn_mtl.affinity._batch_cosine import SectionGradients, cosine_affinity, section_gradients
+from gnn_mtl.affinity._blend import blend, prior_weight
+from gnn_mtl.affinity._cell_mean import CellMean
+from gnn_mtl.affinity._cooccurrence import label_cooccurrence
+from gnn_mtl.affinity._diagnostics import (
+    affinity_facts,
+    affinity_null,
+    pair_table,
+    shuffled_batches,
+)
 from gnn_mtl.affinity._ema import GradientEMA, ObservedGradients
-from gnn_mtl.affinity._estimate import estimate_affinity
+from gnn_mtl.affinity._estimate import LABEL_METHODS, MODEL_METHODS, estimate_affinity
+from gnn_mtl.affinity._etap import GainPredictor
 from gnn_mtl.affinity._gradient_cosine import gradient_cosine
+from gnn_mtl.affinity._gramian_ema import GramianEMA
+from gnn_mtl.affinity._group_gains import group_gains
+from gnn_mtl.affinity._group_search import GroupChoice, choose_groups, search_groups
+from gnn_mtl.affinity._layer_conflict import LayerConflict, conflicts_by_layer, layer_conflict
+from gnn_mtl.affinity._linear_look_ahead import linear_look_ahead, tag_linear_affinity
+from gnn_mtl.affinity._look_ahead import look_ahead, loss_change, tag_affinity
+from gnn_mtl.affinity._proximal import ProximalAffinity, effective_samples, proximal_credits
+from gnn_mtl.affinity._step_rules import (
+    StepRule,
+    optimizer_rule,
+    preconditioned_rule,
+    relative_rule,
+    sgd_rule,
+)
 
-__all__ = ["GradientEMA", "ObservedGradients", "estimate_affinity", "gradient_cosine"]
+__all__ = [
+    "LABEL_METHODS",
+    "MODEL_METHODS",
+    "CellMean",
+    "GainPredictor",
+    "GradientEMA",
+    "GramianEMA",
+    "GroupChoice",
+    "LayerConflict",
+    "ObservedGradients",
+    "ProximalAffinity",
+    "SectionGradients",
+    "StepRule",
+    "affinity_facts",
+    "affinity_null",
+    "blend",
+    "choose_groups",
+    "conflicts_by_layer",
+    "cosine_affinity",
+    "effective_samples",
+    "estimate_affinity",
+    "gradient_cosine",
+    "group_gains",
+    "label_cooccurrence",
+    "layer_conflict",
+    "linear_look_ahead",
+    "look_ahead",
+    "loss_change",
+    "optimizer_rule",
+    "pair_table",
+    "preconditioned_rule",
+    "prior_weight",
+    "proximal_credits",
+    "relative_rule",
+    "search_groups",
+    "section_gradients",
+    "sgd_rule",
+    "shuffled_batches",
+    "tag_affinity",
+    "tag_linear_affinity",
+]

@@ -1,52 +1,118 @@
-"""``estimate_affinity``: one call from a model and data to an affinity matrix."""
+"""``estimate_affinity``: one call from a model and data to an affinity matrix, by any method."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import islice
+from typing import Any, get_args
 
 from gnn_mtl._core.errors import UsageError
-from gnn_mtl.affinity._gradient_cosine import gradient_cosine
-from gnn_mtl.gradients import ProbeMode, probe
+from gnn_mtl.affinity._batch_cosine import cosine_affinity
+from gnn_mtl.affinity._cooccurrence import label_cooccurrence
+from gnn_mtl.affinity._linear_look_ahead import tag_linear_affinity
+from gnn_mtl.affinity._look_ahead import tag_affinity
+from gnn_mtl.datasets import TaskGraph
+from gnn_mtl.gradients import ProbeMode
 from gnn_mtl.graph import MiniBatch, NeighborLoader
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.tasks import Affinity
 
+MODEL_METHODS: Mapping[str, Callable[..., Affinity]] = {
+    **{mode: partial(cosine_affinity, mode=mode) for mode in get_args(ProbeMode)},
+    "tag": tag_affinity,
+    "tag_linear": tag_linear_affinity,
+}
+"""Methods that need a model: called with it, the batches, and options."""
+
+LABEL_METHODS: Mapping[str, Callable[..., Affinity]] = {
+    "cooccurrence": partial(label_cooccurrence, measure="phi"),
+    "jaccard": partial(label_cooccurrence, measure="jaccard"),
+    "lift": partial(label_cooccurrence, measure="lift"),
+}
+"""Methods that read training labels only: called with the graph."""
+
 
 def estimate_affinity(
-    model: LabelModel,
-    batches: Iterable[MiniBatch],
+    model: LabelModel | None,
+    batches: Iterable[MiniBatch] | TaskGraph,
     *,
-    method: ProbeMode = "last_layer",
+    method: str = "last_layer",
     max_batches: int | None = None,
     label_names: tuple[str, ...] | None = None,
+    **options: Any,  # noqa: ANN401
 ) -> Affinity:
-    """Return the cosine between the tasks' gradients over some batches.
+    """Return how the tasks affect each other, by the method of that name.
 
-    The gradients are those of each task's mean loss over all observed nodes of the batches, as if
-    they were one batch. The model and every random state stay as they were.
+    Gradients are those of each task's mean loss over all observed nodes of the batches, as if they
+    were one batch; look-aheads are made on each batch. The model and every random state stay as
+    they were.
 
     Args:
-        model: The model, trained or not; cosines after training are the ones that decide.
-        batches: Mini-batches, e.g. a ``NeighborLoader``; more nodes mean less noise.
-        method: ``"last_layer"``, ``"last_layer_sketch"`` or ``"full"``; see
-            :func:`gnn_mtl.gradients.probe`.
+        model: The model, trained or not; after training is when it decides. None will do for
+            methods that read labels only.
+        batches: Mini-batches, e.g. a ``NeighborLoader``, whose epoch stays as it is; more nodes
+            mean less noise. For methods that read labels only, the graph or a loader of it.
+        method: Cosines of gradients (:func:`cosine_affinity`), by the gradients taken:
+            ``"last_layer"``, ``"last_layer_sketch"``, ``"full"`` or another mode of
+            :func:`gnn_mtl.gradients.probe`. TAG's look-ahead: ``"tag"`` by explicit steps
+            (:func:`tag_affinity`), ``"tag_linear"`` to first order (:func:`tag_linear_affinity`).
+            Labels only (:func:`label_cooccurrence`): ``"cooccurrence"``, the phi coefficient,
+            ``"jaccard"``, ``"lift"``.
         max_batches: Stop after this many batches; default all of the iterable.
-        label_names: One name per task.
+        label_names: One name per task; default those of the loader's graph.
+        **options: Options of that method.
 
     Returns:
-        A symmetric affinity with unit ``"cosine"``; tasks without an observed node are NaN.
+        The affinity: unit, symmetry, counts and errors are the method's. Tasks without an observed
+        node are NaN.
 
     Raises:
-        UsageError: If there is no batch, or ``method`` is unknown.
+        UsageError: If there is no batch, no method of that name, an option it does not have, or no
+            model where one is needed.
     """
     if max_batches is not None and max_batches < 1:
         raise UsageError(f"`max_batches` should be at least 1. Found {max_batches}.")
+    call = _method(method, options)
+    graph = batches if isinstance(batches, TaskGraph) else getattr(batches, "graph", None)
+    if method in LABEL_METHODS:
+        if not isinstance(graph, TaskGraph):
+            raise UsageError(
+                f"{method!r} counts labels of a whole graph. Pass the TaskGraph, or a loader of it."
+            )
+        return call(graph, **options)
+    if model is None or isinstance(batches, TaskGraph):
+        raise UsageError(
+            f"{method!r} needs a model and mini-batches. Pass both; methods that read labels only: "
+            f"{', '.join(LABEL_METHODS)}."
+        )
+    names = label_names or getattr(graph, "label_names", None)
     if isinstance(batches, NeighborLoader):  # its epoch stays as it is
         batches = batches.epoch_batches(batches.epoch)
-    gradients = probe(model, islice(batches, max_batches), mode=method)
-    jacobian = gradients.jacobian.clone()
-    jacobian[~gradients.valid] = float("nan")
-    cosine = gradient_cosine(jacobian, label_names=label_names)
-    return replace(cosine, details={"gradients": method, "measured": gradients.label_gradients})
+    elif isinstance(batches, MiniBatch):
+        batches = [batches]
+    return call(model, islice(batches, max_batches), label_names=names, **options)
+
+
+def _method(name: str, options: Mapping[str, object]) -> Callable[..., Affinity]:
+    """The method of that name, if it has the options; else UsageError with what there is."""
+    known = {**MODEL_METHODS, **LABEL_METHODS}
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"`method` should be one of {', '.join(known)}. Found {name!r}.{hint}")
+    call = known[name]
+    fixed = set(call.keywords) if isinstance(call, partial) else set()
+    keywords = [
+        p.name
+        for p in inspect.signature(call).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in {*fixed, "label_names"}
+    ]
+    unknown = sorted(options.keys() - set(keywords))
+    if unknown:
+        raise UsageError(
+            f"{name!r} has no option {', '.join(unknown)}. It has: {', '.join(keywords) or 'none'}."
+        )
+    return call

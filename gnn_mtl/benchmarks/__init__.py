@@ -20,6 +20,7 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "sampler": _bench("_sampler"),
     "epoch": _bench("_epoch"),
     "schedule": _bench("_schedule"),
+    "coloring": _bench("_coloring"),
 }
 
 __all__ = ["BENCHES"]

@@ -13,8 +13,9 @@ graphs, whose largest communities are the tasks, as ``CommunityOptions`` say. ``
 ``catalog`` knows size, licence and origin of every named set, ``local_copies`` what of it is here,
 ``fetch_dataset`` gets it, ``import_any`` reads any file or folder that is known. ``data_dir`` is
 where downloads and conversions are kept. ``describe`` and ``distributions`` say what a graph holds,
-``sample_overlap`` how far its tasks share training nodes, ``label_correlation`` and
-``permutation_null`` how labels go together and how far they would by chance.
+``sample_overlap`` (from ``pair_counts``) how far its tasks share training nodes,
+``label_correlation`` and ``permutation_null`` how labels go together and how far they would by
+chance.
 ``save_npz``/``load_npz`` keep a graph in one file, ``save_folder``/``load_folder`` in memory-mapped
 ones, ``verify`` checks either. A split is a ``NodeSplit`` or, per (node, task), a
 ``TaskNodeSplit``; ``random_node_split`` and ``random_task_split`` draw them over labels that

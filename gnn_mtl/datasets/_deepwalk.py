@@ -27,13 +27,12 @@ def deepwalk(
     walks_per_node: int = 20,
     walk_length: int = 40,
     window: int = 10,
-    negative: int = 5,
     seed: int = 0,
 ) -> NDArray[np.float32]:
     """Return skip-gram vectors of the nodes, float32 ``[N, dim]``; isolated nodes get zeros.
 
-    One pass of skip-gram with negative sampling, in one thread, so that equal arguments give equal
-    vectors. (The paper uses hierarchical softmax and 80 walks a node.)
+    One pass of skip-gram with hierarchical softmax, in one thread, so that equal arguments give
+    equal vectors.
 
     Args:
         csc: A symmetric graph.
@@ -41,7 +40,6 @@ def deepwalk(
         walks_per_node: Walks that start at each node.
         walk_length: Nodes of a walk.
         window: Largest distance of a pair within a walk.
-        negative: Negative samples a pair.
         seed: Seed of walks and skip-gram.
 
     Raises:
@@ -53,17 +51,19 @@ def deepwalk(
     if len(starts) == 0:
         return vectors
     model = gensim.Word2Vec(
-        vector_size=dim, window=window, negative=negative, sg=1, hs=0, min_count=0, sample=0,
+        vector_size=dim, window=window, negative=0, sg=1, hs=1, min_count=0, sample=0,
         workers=1, epochs=1, seed=derive_seed(seed, "skip-gram") & 0x7FFFFFFF,
     )  # fmt: skip
     # A walk visits a node in proportion to its degree, so the counts need no pass over the walks.
-    model.build_vocab_from_freq({int(v): int(csc.degrees[v]) for v in starts})
+    # Words are strings: gensim reads integers now as words, now as their places.
+    words = np.arange(csc.num_nodes).astype(str).astype(object)
+    model.build_vocab_from_freq({words[v]: int(csc.degrees[v]) for v in starts})
     with Progress("deepwalk features", walks_per_node * len(starts)) as progress:
         model.train(
-            _Sentences(csc, starts, walks_per_node, walk_length, seed, progress),
+            _Sentences(csc, words, starts, walks_per_node, walk_length, seed, progress),
             total_examples=walks_per_node * len(starts), epochs=1,
         )  # fmt: skip
-    vectors[model.wv.index_to_key] = model.wv.vectors
+    vectors[[int(word) for word in model.wv.index_to_key]] = model.wv.vectors
     return vectors
 
 
@@ -82,29 +82,29 @@ def random_walks(
 
 
 class _Sentences:
-    """All walks, turn by turn, each turn in an order of its own, as lists of node ids."""
+    """All walks, turn by turn, each turn in an order of its own, as lists of words."""
 
     def __init__(
         self,
         csc: CSCGraph,
+        words: NDArray[np.object_],
         starts: NDArray[np.int64],
         turns: int,
         length: int,
         seed: int,
         progress: Progress,
     ) -> None:
-        self.csc, self.starts, self.turns = csc, starts, turns
+        self.csc, self.words, self.starts, self.turns = csc, words, starts, turns
         self.length, self.seed, self.progress = length, seed, progress
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[str]]:
         for turn in range(self.turns):
             rng = np.random.default_rng(derive_seed(self.seed, "walk order", turn))
             order = rng.permutation(self.starts)
             for first in range(0, len(order), WALKS_AT_ONCE):
                 part = order[first : first + WALKS_AT_ONCE]
-                yield from random_walks(
-                    self.csc, part, self.length, seed=self.seed, turn=turn
-                ).tolist()
+                walks = random_walks(self.csc, part, self.length, seed=self.seed, turn=turn)
+                yield from self.words[walks].tolist()
                 self.progress.advance(len(part))
 
 

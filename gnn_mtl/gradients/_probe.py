@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gnn_mtl._core.errors import UsageError
-from gnn_mtl.gradients._frozen import frozen
-from gnn_mtl.gradients._last_layer import last_layer_jacobian
-from gnn_mtl.gradients._task_gradients import TaskGradients, task_gradients, usable_rows
+from gnn_mtl._core.cost import CostMeter
+from gnn_mtl.gradients._losses import TaskLosses
+from gnn_mtl.gradients._parts import whole
+from gnn_mtl.gradients._plan import Plan, ProbeMode, total_rows
+from gnn_mtl.gradients._sample import ProbeSample
+from gnn_mtl.gradients._task_gradients import TaskGradients, usable_rows
 from gnn_mtl.graph import MiniBatch
-from gnn_mtl.nn import LabelModel, masked_bce
-
-ProbeMode = Literal["last_layer", "last_layer_sketch", "full"]
-SKETCH_DIM = 64
+from gnn_mtl.nn import LabelModel
 
 
 def probe(
@@ -26,6 +23,12 @@ def probe(
     tasks: Sequence[int] | None = None,
     mode: ProbeMode = "last_layer",
     pos_weight: Tensor | None = None,
+    sample: ProbeSample | None = None,
+    num_layers: int = 1,
+    sketch_dim: int | None = None,
+    scale: Mapping[Tensor, Tensor] | None = None,
+    chunk_size: int | None = None,
+    meter: CostMeter | None = None,
 ) -> TaskGradients:
     """Return every task's gradient of its mean loss over the observed nodes of the batches.
 
@@ -36,76 +39,52 @@ def probe(
         model: The model.
         batches: One batch or several; several act as one (weighted by each task's observed nodes).
         tasks: The tasks to measure; default all.
-        mode: ``"last_layer"``: the exact block of the last shared layer (cheap; closed form where
-            that layer is linear maps, backward passes through that layer alone elsewhere);
-            ``"last_layer_sketch"``: the same with that layer's inputs in 64 random directions, for
-            a third of the cost (cosines are off by a fraction of what sampling the nodes does:
-            ``bench schedule``; layers without closed form are not sketched);
-            ``"full"``: all shared parameters, one backward pass per task.
+        mode: Exact gradients of one layer, or in parentheses of all shared parameters:
+
+            - ``"last_layer"``: the last shared layer (cheap; closed form where that layer is
+              linear maps, backward passes through that layer alone elsewhere: attention and users'
+              modules);
+            - ``"full"``: all, by the best exact way: ``"layered"`` where it applies, else
+              ``"batched"`` on a GPU and ``"loop"`` on a CPU;
+            - ``"loop"``: (all) one backward pass per task;
+            - ``"batched"``: (all) backward passes of many tasks at once;
+            - ``"layered"``: (all) closed form for SAGE and GCN without layer norm.
+
+            Linear sketches, the same in every call, so that averages over time are sketches of
+            averages; rows are no gradients any more:
+
+            - ``"last_layer_sketch"``: the last layer's inputs in 64 random directions, for a third
+              of the cost (cosines are off by a fraction of what sampling the nodes does: ``bench
+              schedule``; layers without closed form are not sketched);
+            - ``"count_sketch"``: exact gradients of all shared parameters folded into 1024 numbers
+              a task as they come, which bounds the memory of an average over time;
+            - ``"jvp_sketch"``: all shared parameters along 256 random directions, one forward-mode
+              pass each whatever the number of tasks.
+
+            And ``"representation"``: by the seeds' representations, in closed form. One forward
+            pass, but after training not a measure of conflict.
         pos_weight: Weights of the tasks' positives ``[T]``.
+        sample: Where the batches hold the nodes of `draw_probe_nodes`: undoes their unequal
+            probabilities. Rows are then unbiased estimates of the gradients over the whole split.
+        num_layers: With ``"last_layer"``: that many last layers of an encoder of ours, their maps
+            without norms.
+        sketch_dim: Width of a sketch, instead of the widths above.
+        scale: Multiplies the gradients entry by entry (`adam_scale`).
+        chunk_size: Tasks (``"batched"``) or directions (``"jvp_sketch"``) at once.
+        meter: Counts the work.
 
     Returns:
         Rows ``[S, P]``; tasks without an observed node, or with a non-finite gradient, are invalid.
 
     Raises:
-        UsageError: On an unknown mode, an empty task list or no batch.
+        UsageError: On an unknown mode, an option the mode does not have, an empty task list or no
+            batch.
     """
-    if mode not in get_args(ProbeMode):
-        raise UsageError(f"`mode` should be one of {list(get_args(ProbeMode))}. Found {mode!r}.")
     ids = tuple(range(model.num_tasks)) if tasks is None else tuple(int(t) for t in tasks)
-    if not ids:
-        raise UsageError("`tasks` should name at least one task. Found none.")
+    losses = TaskLosses(ids, pos_weight, sample)
+    plan = Plan(model, losses, mode, num_layers, sketch_dim, scale, chunk_size, meter)
     if isinstance(batches, MiniBatch):
         batches = [batches]
-    total: Tensor | None = None
-    counts: Tensor | None = None
-    label_gradients = 0
-    for batch in batches:
-        observed = batch.observed[:, list(ids)].sum(dim=0)
-        jacobian = _jacobian(model, batch, ids, mode, pos_weight)
-        weighted = torch.where(observed[:, None] > 0, jacobian * observed[:, None], 0.0)
-        total = weighted if total is None else total + weighted
-        counts = observed if counts is None else counts + observed
-        label_gradients += len(ids)
-    if total is None or counts is None:
-        raise UsageError("`batches` should hold at least one batch. Found none.")
-    jacobian = total / counts.clamp(min=1)[:, None]
-    return TaskGradients(ids, jacobian, usable_rows(jacobian) & (counts > 0), label_gradients)
-
-
-def _jacobian(
-    model: LabelModel,
-    batch: MiniBatch,
-    tasks: tuple[int, ...],
-    mode: ProbeMode,
-    pos_weight: Tensor | None,
-) -> Tensor:
-    if mode != "full" and model.encoder.final_linears():
-        sketch_dim = SKETCH_DIM if mode == "last_layer_sketch" else None
-        return last_layer_jacobian(
-            model, batch, tasks, pos_weight=pos_weight, sketch_dim=sketch_dim
-        )
-    parameters = model.shared_parameters() if mode == "full" else model.encoder.final_parameters()
-    with frozen(model), torch.enable_grad():
-        return _backward(model, batch, tasks, parameters, pos_weight)
-
-
-def _backward(
-    model: LabelModel,
-    batch: MiniBatch,
-    tasks: tuple[int, ...],
-    parameters: list[nn.Parameter],
-    pos_weight: Tensor | None,
-) -> Tensor:
-    """One backward pass per task; tasks whose loss is not finite get NaN and spoil no other."""
-    logits = model(batch, tasks)
-    losses = masked_bce(logits, batch.y, batch.observed, tasks, pos_weight=pos_weight)
-    finite = torch.isfinite(losses.detach())
-    if bool(finite.all()):
-        return task_gradients(losses, parameters, tasks=tasks).jacobian
-    width = sum(p.numel() for p in parameters if p.requires_grad)
-    rows = losses.detach().new_full((len(tasks), width), torch.nan)
-    good = tuple(task for task, fine in zip(tasks, finite.tolist(), strict=True) if fine)
-    if good:
-        rows[finite] = _backward(model, batch, good, parameters, pos_weight)
-    return rows
+    jacobian, masses = total_rows(plan, batches, whole(plan.parameters()))
+    valid = usable_rows(jacobian) & (masses.sum(dim=0) > 0)
+    return TaskGradients(ids, jacobian, valid, len(ids) * len(masses))

@@ -13,7 +13,7 @@ from gnn_mtl.graph._aggregate import aggregate
 from gnn_mtl.graph._block import Block
 from gnn_mtl.graph._csc import CSCGraph, reverse_graph
 from gnn_mtl.graph._full import full_blocks
-from gnn_mtl.graph._loader import NeighborLoader, TargetSource
+from gnn_mtl.graph._loader import LabelInputs, NeighborLoader, TargetSource
 from gnn_mtl.graph._minibatch import MiniBatch, layered_blocks
 from gnn_mtl.graph._sampler import NeighborSampler, Sample
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Block",
     "CSCGraph",
+    "LabelInputs",
     "MiniBatch",
     "NeighborLoader",
     "NeighborSampler",

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -57,6 +57,22 @@ class TargetSource(Protocol):
         self, nodes: NDArray[np.int64], split: str
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Targets and which of them are observed in the split, each ``[B, T]``."""
+        ...
+
+
+@runtime_checkable
+class LabelInputs(Protocol):
+    """A dataset whose features end in columns of training labels, hidden where they would leak."""
+
+    @property
+    def label_columns(self) -> int:
+        """Number of trailing feature columns made of labels."""
+        ...
+
+    def label_passes(
+        self, nodes: NDArray[np.int64]
+    ) -> Iterator[tuple[TargetSource, NDArray[np.int64]]]:
+        """Sources that hide labels, with the positions in ``nodes`` that may be scored on each."""
         ...
 
 
@@ -149,7 +165,8 @@ class NeighborLoader:
             )
             self._degrees = torch.from_numpy(graph.csc.degrees)
         self._order: tuple[int, NDArray[np.int64]] = (-1, self.input_nodes)
-        self._x = _dense_in_memory(graph.x)
+        self._label_columns = graph.label_columns if isinstance(graph, LabelInputs) else 0
+        self._x = None if self._label_columns else _dense_in_memory(graph.x)
 
     def __len__(self) -> int:
         """Number of batches of an epoch."""
@@ -222,7 +239,7 @@ class NeighborLoader:
         return MiniBatch(
             n_id,
             len(seeds),
-            self._features(n_id),
+            self._features(n_id, len(seeds)),
             blocks,
             torch.from_numpy(y),
             torch.from_numpy(observed),
@@ -235,10 +252,13 @@ class NeighborLoader:
             return batch
         return batch.to(self.device, non_blocking=True)
 
-    def _features(self, nodes: Tensor) -> Tensor:
+    def _features(self, nodes: Tensor, num_seeds: int) -> Tensor:
         if self._x is not None:
             return self._x[nodes]
-        return torch.from_numpy(self.graph.features(nodes.numpy()))
+        x = torch.from_numpy(self.graph.features(nodes.numpy()))
+        if self._label_columns:  # no seed reads its own label, nor through a neighbour
+            x[:num_seeds, -self._label_columns :] = 0
+        return x
 
     def _edge_features(self, positions: Tensor | None) -> Tensor:
         ids, attr = self.graph.csc.edge_ids, self.graph.edge_attr

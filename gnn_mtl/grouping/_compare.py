@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from gnn_mtl._core.errors import UsageError
 
@@ -24,6 +25,29 @@ def pair_jaccard(groups: Sequence[Sequence[int]], others: Sequence[Sequence[int]
     pairs, other_pairs = _pairs(groups, num_tasks), _pairs(others, num_tasks)
     union = int((pairs | other_pairs).sum())
     return int((pairs & other_pairs).sum()) / union if union else 1.0
+
+
+def moved_tasks(groups: Sequence[Sequence[int]], others: Sequence[Sequence[int]], /) -> int:
+    """Return how many tasks change their group from one partition to another.
+
+    Groups are matched one to one so that the fewest do; names and order of groups do not matter.
+
+    Raises:
+        UsageError: If the two are not partitions of the same tasks.
+
+    Example:
+        >>> moved_tasks([(0, 1), (2, 3)], [(2, 3, 1), (0,)])
+        1
+    """
+    tasks = sorted(task for group in groups for task in group)
+    if tasks != sorted(set(tasks)) or tasks != sorted(task for group in others for task in group):
+        raise UsageError(
+            "Tasks that move are counted between two partitions of the same tasks. "
+            "Found tasks missing or repeated."
+        )
+    overlap = np.array([[len(set(a) & set(b)) for b in others] for a in groups])
+    rows, columns = linear_sum_assignment(overlap, maximize=True)
+    return len(tasks) - int(overlap[rows, columns].sum())
 
 
 def in_group_conflict(groups: Sequence[Sequence[int]], adjacency: NDArray[np.bool_], /) -> float:

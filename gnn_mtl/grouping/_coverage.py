@@ -1,9 +1,9 @@
-"""Minimum coverage: let rarely scheduled tasks also join classes they do not conflict with."""
+"""Coverage: let tasks also join other classes they do not conflict with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,11 @@ class Coverage:
 
 
 def minimum_coverage(
-    groups: Sequence[Sequence[int]], adjacency: NDArray[np.bool_], min_coverage: int
+    groups: Sequence[Sequence[int]],
+    adjacency: NDArray[np.bool_],
+    min_coverage: int,
+    *,
+    max_size: int | None = None,
 ) -> Coverage:
     """Duplicate tasks into conflict-free classes until each is in ``min_coverage`` of them.
 
@@ -53,6 +57,7 @@ def minimum_coverage(
         groups: Conflict-free classes that together hold every task.
         adjacency: The conflict graph they come from, boolean ``[T, T]``.
         min_coverage: Smallest number of classes a task should be in (1 changes nothing).
+        max_size: No task joins a class that has this many.
 
     Returns:
         The classes with duplicates, how many each task is in, and the tasks left below the minimum.
@@ -61,9 +66,46 @@ def minimum_coverage(
         ShapeError: If ``adjacency`` is not symmetric, boolean and hollow.
         UsageError: If ``min_coverage`` is below 1 or a task is in no class.
     """
-    check_adjacency(adjacency)
     if min_coverage < 1:
         raise UsageError(f"`min_coverage` should be at least 1. Found {min_coverage}.")
+    return _covered(groups, adjacency, min_coverage, max_size)
+
+
+def fill(
+    groups: Sequence[Sequence[int]],
+    adjacency: NDArray[np.bool_],
+    *,
+    max_size: int | None = None,
+) -> Coverage:
+    """Extend every class by tasks free of conflict with it until none is left (or it is full).
+
+    The classes become maximal independent sets of the conflict graph, so that no step supervises
+    fewer tasks than it could. The tasks in the fewest classes join first.
+
+    Args:
+        groups: Conflict-free classes that together hold every task.
+        adjacency: The conflict graph they come from, boolean ``[T, T]``.
+        max_size: No task joins a class that has this many.
+
+    Returns:
+        The classes with duplicates and how many each task is in; none counts as uncovered.
+
+    Raises:
+        ShapeError: If ``adjacency`` is not symmetric, boolean and hollow.
+        UsageError: If a task is in no class.
+    """
+    filled = _covered(groups, adjacency, len(groups), max_size)
+    return replace(filled, uncovered=())
+
+
+def _covered(
+    groups: Sequence[Sequence[int]],
+    adjacency: NDArray[np.bool_],
+    min_coverage: int,
+    max_size: int | None,
+) -> Coverage:
+    check_adjacency(adjacency)
+    limit = len(adjacency) if max_size is None else max_size
     members = np.zeros((len(groups), len(adjacency)), dtype=np.bool_)
     for row, group in enumerate(groups):
         members[row, list(group)] = True
@@ -75,7 +117,9 @@ def minimum_coverage(
         for row in np.argsort(members.sum(axis=1), kind="stable").tolist():
             if counts[task] >= min_coverage:
                 break
-            if not members[row, task] and not (members[row] & adjacency[task]).any():
+            if members[row, task] or members[row].sum() >= limit:
+                continue
+            if not (members[row] & adjacency[task]).any():
                 members[row, task] = True
                 counts[task] += 1
     return Coverage(

@@ -45,7 +45,7 @@ def welsh_powell(
     check_adjacency(adjacency)
     keys = [np.arange(len(adjacency)), -adjacency.sum(axis=1)]
     if previous is not None:
-        keys.append(_class_of_each(previous, len(adjacency)))
+        keys.append(class_of_each(previous, len(adjacency)))
     return first_fit(adjacency, np.lexsort(keys).tolist())
 
 
@@ -100,7 +100,7 @@ def check_adjacency(adjacency: NDArray[np.bool_], /) -> None:
         )
 
 
-def _class_of_each(classes: Sequence[Sequence[int]], num_tasks: int) -> NDArray[np.int64]:
+def class_of_each(classes: Sequence[Sequence[int]], num_tasks: int) -> NDArray[np.int64]:
     """Return the class number of every task; the classes must be a partition."""
     members = [int(task) for group in classes for task in group]
     if sorted(members) != list(range(num_tasks)):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,28 +13,52 @@ from numpy.typing import NDArray
 
 from gnn_mtl._core.errors import CoverageWarning, UsageError
 from gnn_mtl._core.seeding import generator
-from gnn_mtl.grouping._coverage import minimum_coverage
+from gnn_mtl.grouping._affinity_propagation import affinity_propagation
+from gnn_mtl.grouping._conflict_rule import ConflictRule, RuleName
+from gnn_mtl.grouping._coverage import fill, minimum_coverage
 from gnn_mtl.grouping._dsatur import dsatur
+from gnn_mtl.grouping._equitable_coloring import equitable_coloring
 from gnn_mtl.grouping._exact_coloring import exact_coloring
 from gnn_mtl.grouping._greedy_coloring import Groups, welsh_powell
+from gnn_mtl.grouping._iterated_greedy import iterated_greedy
 from gnn_mtl.grouping._random_groups import equal_sizes, random_groups
-from gnn_mtl.tasks import Affinity, Grouping, conflict_graph
+from gnn_mtl.grouping._recolor import recolor
+from gnn_mtl.grouping._size_cap import cap_sizes
+from gnn_mtl.grouping._tabu_coloring import tabu_coloring
+from gnn_mtl.tasks import Affinity, Grouping
 
-ColoringName = Literal["welsh_powell", "dsatur", "exact"]
+ColoringName = Literal["welsh_powell", "dsatur", "iterated_greedy", "tabu", "equitable", "exact"]
 
-COLORINGS: Mapping[str, Callable[[NDArray[np.bool_]], Groups]] = {
+COLORINGS: Mapping[str, Callable[..., Groups]] = {
     "welsh_powell": welsh_powell,
     "dsatur": dsatur,
+    "iterated_greedy": iterated_greedy,
+    "tabu": tabu_coloring,
+    "equitable": equitable_coloring,
     "exact": exact_coloring,
 }
+COLD = ("dsatur", "exact")
+"""Colourings that cannot start from another one."""
 
 
-def color_graph(adjacency: NDArray[np.bool_], coloring: str = "welsh_powell") -> Groups:
+def color_graph(
+    adjacency: NDArray[np.bool_],
+    coloring: str = "welsh_powell",
+    *,
+    previous: Sequence[Sequence[int]] | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Groups:
     """Colour a conflict graph by the method of that name.
 
     Args:
         adjacency: Symmetric boolean matrix ``[T, T]`` with a False diagonal.
-        coloring: ``"welsh_powell"``, ``"dsatur"`` or ``"exact"`` (few tasks only).
+        coloring: ``"welsh_powell"``, ``"dsatur"``, ``"iterated_greedy"``, ``"tabu"`` (fewest
+            colours), ``"equitable"`` (sizes alike) or ``"exact"`` (few tasks only).
+        previous: Classes of an earlier colouring, to change as little as possible. ``"dsatur"`` and
+            ``"exact"``, which start from nothing, are asked only whether they need fewer classes
+            than the repaired ones (:func:`recolor`).
+        **options: Options of that method, e.g. ``iterations`` and ``seed``; an unknown one is a
+            TypeError.
 
     Returns:
         Colour classes with sorted members, in creation order.
@@ -41,23 +66,44 @@ def color_graph(adjacency: NDArray[np.bool_], coloring: str = "welsh_powell") ->
     Raises:
         UsageError: If there is no colouring of that name.
     """
-    return _named(coloring, COLORINGS, "coloring")(adjacency)
+    color = named(coloring, COLORINGS, "coloring")
+    if previous is None:
+        return color(adjacency, **options)
+    if coloring not in COLD:
+        return color(adjacency, previous=previous, **options)
+    repaired, fresh = recolor(adjacency, previous), color(adjacency, **options)
+    return fresh if len(fresh) < len(repaired) else repaired
 
 
 def coloring_groups(
     affinity: Affinity,
     *,
     tau: float = 0.25,
+    rule: RuleName = "threshold",
+    edge_share: float = 0.1,
+    num_neighbors: int = 3,
     coloring: ColoringName = "welsh_powell",
     min_coverage: int = 1,
+    fill_groups: bool = False,
+    max_group_size: int | None = None,
+    previous: Grouping | None = None,
+    **options: Any,  # noqa: ANN401
 ) -> Grouping:
     """Group tasks so that no two of a group conflict: the colour classes of the conflict graph.
 
     Args:
-        affinity: Symmetric affinity; an edge where it is below ``-tau`` (:func:`conflict_graph`).
+        affinity: Symmetric affinity; :class:`ConflictRule` says which pairs conflict.
         tau: Tolerance; larger gives fewer and larger groups.
+        rule: See :class:`ConflictRule`.
+        edge_share: See :class:`ConflictRule`.
+        num_neighbors: See :class:`ConflictRule`.
         coloring: Method of :func:`color_graph`.
         min_coverage: Let tasks join further groups without conflict until each is in this many.
+        fill_groups: Let tasks join every group they do not conflict with.
+        max_group_size: Largest number of tasks of a group; may force more groups.
+        previous: An earlier grouping of the same tasks into disjoint groups, to change as little as
+            possible.
+        **options: Options of the colouring, e.g. ``iterations`` and ``seed`` of ``"tabu"``.
 
     Raises:
         UsageError: If ``tau`` or an option is out of range.
@@ -66,10 +112,18 @@ def coloring_groups(
     Warns:
         CoverageWarning: If some task cannot be in ``min_coverage`` groups.
     """
-    adjacency = conflict_graph(affinity, tau)
-    covered = minimum_coverage(color_graph(adjacency, coloring), adjacency, min_coverage)
+    conflict = ConflictRule(name=rule, edge_share=edge_share, num_neighbors=num_neighbors)
+    tau = conflict.tau(affinity) if conflict.sets_tau else tau
+    adjacency = conflict.edges(affinity, tau)
+    before = None if previous is None else previous.groups
+    groups = color_graph(adjacency, coloring, previous=before, **options)
+    if max_group_size is not None:
+        groups = cap_sizes(groups, adjacency, max_group_size)
+    covered = minimum_coverage(groups, adjacency, min_coverage, max_size=max_group_size)
     if covered.uncovered:
         warnings.warn(covered.message(min_coverage), CoverageWarning, stacklevel=2)
+    if fill_groups:
+        covered = fill(covered.groups, adjacency, max_size=max_group_size)
     method = f"coloring(tau={tau:g}, coloring={coloring}, min_coverage={min_coverage})"
     return Grouping.of(covered.groups, affinity.num_tasks, method)
 
@@ -96,6 +150,10 @@ def matched_random_groups(
 
 METHODS: Mapping[str, Callable[..., Grouping]] = {
     "coloring": coloring_groups,
+    "tabu": partial(coloring_groups, coloring="tabu"),
+    "iterated_greedy": partial(coloring_groups, coloring="iterated_greedy"),
+    "equitable": partial(coloring_groups, coloring="equitable"),
+    "affinity_propagation": affinity_propagation,
     "random": matched_random_groups,
 }
 
@@ -105,9 +163,11 @@ def group_tasks(affinity: Affinity, method: str = "coloring", **options: Any) ->
 
     Args:
         affinity: Task-by-task affinity, positive = helps.
-        method: ``"coloring"`` (options of :func:`coloring_groups`: ``tau``, ``coloring``,
-            ``min_coverage``) or ``"random"`` (:func:`matched_random_groups`: ``sizes`` or
-            ``num_groups``, ``seed``).
+        method: ``"coloring"`` (options of :func:`coloring_groups`: ``tau``, ``rule``,
+            ``coloring``, ``min_coverage``, ``max_group_size``, ...); ``"tabu"``,
+            ``"iterated_greedy"`` and ``"equitable"``, the same with that colouring;
+            ``"affinity_propagation"`` (:func:`affinity_propagation`: ``preference``, ...); or
+            ``"random"`` (:func:`matched_random_groups`: ``sizes`` or ``num_groups``, ``seed``).
         **options: Options of that method; an unknown one is a TypeError.
 
     Returns:
@@ -121,10 +181,11 @@ def group_tasks(affinity: Affinity, method: str = "coloring", **options: Any) ->
         >>> group_tasks(Affinity(cosines, "example"), tau=0.25).groups
         ((0, 1), (2,))
     """
-    return _named(method, METHODS, "method")(affinity, **options)
+    return named(method, METHODS, "method")(affinity, **options)
 
 
-def _named(name: str, known: Mapping[str, Callable[..., Any]], what: str) -> Callable[..., Any]:
+def named(name: str, known: Mapping[str, Callable[..., Any]], what: str) -> Callable[..., Any]:
+    """Return what is ``known`` by that name, or raise UsageError with the nearest name."""
     if name in known:
         return known[name]
     close = difflib.get_close_matches(str(name), known, n=1)

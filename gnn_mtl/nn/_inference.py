@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn_mtl._core.progress import Progress
-from gnn_mtl.graph import Block, MiniBatch, NeighborLoader, TargetSource, full_blocks
+from gnn_mtl.graph import (
+    Block,
+    LabelInputs,
+    MiniBatch,
+    NeighborLoader,
+    TargetSource,
+    full_blocks,
+)
 from gnn_mtl.nn._encoder import ConvEncoder, Encoder
 from gnn_mtl.nn._mlp import MLPEncoder
 from gnn_mtl.nn._model import LabelModel
@@ -36,7 +43,8 @@ def exact_logits(
 
     Args:
         model: The model.
-        graph: The dataset; no label is read.
+        graph: The dataset; no label is read but training labels that are input features, and of
+            those never a node's own (then training nodes take up to five passes).
         nodes: Node ids ``[B]``.
         device: Where to compute; the layers' outputs ``[N, D]`` must fit there.
 
@@ -48,15 +56,25 @@ def exact_logits(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        if len(nodes) == 0:
-            return np.zeros((0, model.num_tasks), dtype=np.float32)
-        chunks = _representations(
-            model.encoder, graph, np.array(nodes, dtype=np.int64), torch.device(device)
-        )
-        return torch.cat([model.heads(h).float().cpu() for h in chunks]).numpy()
+        ids = np.array(nodes, dtype=np.int64)
+        if not isinstance(graph, LabelInputs):
+            return _logits(model, graph, ids, torch.device(device))
+        out = np.empty((len(ids), model.num_tasks), dtype=np.float32)
+        for source, rows in graph.label_passes(ids):
+            out[rows] = _logits(model, source, ids[rows], torch.device(device))
+        return out
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _logits(
+    model: LabelModel, graph: TargetSource, nodes: NDArray[np.int64], device: torch.device
+) -> NDArray[np.float32]:
+    if len(nodes) == 0:
+        return np.zeros((0, model.num_tasks), dtype=np.float32)
+    chunks = _representations(model.encoder, graph, nodes, device)
+    return torch.cat([model.heads(h).float().cpu() for h in chunks]).numpy()
 
 
 def _representations(

@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from gnn_mtl._core.errors import FeatureError, RecordError
+from gnn_mtl._core.errors import FeatureError, RecordError, UsageError
 from gnn_mtl._core.seeding import derive_seed
-from gnn_mtl.datasets import TaskGraph, load_dataset, structural_features
+from gnn_mtl.datasets import TaskGraph, cached_features, load_dataset, with_label_inputs
 from gnn_mtl.nn import SIGN, LabelModel, propagate
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.training import load_weights
 
 
 def build_graph(config: RunConfig) -> TaskGraph:
-    """Return the dataset of a run with the features the model sees."""
-    return with_features(load_dataset(config.dataset, config.root), config)
+    """Return the dataset of a run with everything the model sees."""
+    return with_inputs(load_dataset(config.dataset, config.root), config)
+
+
+def with_inputs(graph: TaskGraph, config: RunConfig) -> TaskGraph:
+    """Return the graph with the configured features and, if asked for, labels as inputs.
+
+    Raises:
+        FeatureError: If the graph's own features are asked for and it has none.
+        UsageError: If labels are asked for with features that are propagated ahead of training.
+    """
+    if not config.features.labels:
+        return with_features(graph, config)
+    if isinstance(config.encoder, SIGN):
+        raise UsageError(
+            "Labels as inputs need an encoder that samples neighbours. Found sign, whose features "
+            "are propagated once: a node's own label would come back to it. Choose --encoder.kind "
+            "sage or leave out --features.labels."
+        )
+    return with_label_inputs(with_features(graph, config))
 
 
 def with_features(graph: TaskGraph, config: RunConfig) -> TaskGraph:
     """Return the graph with the configured features; propagated ones for SIGN.
 
     Structural features are standardised, read no label, are the same for every seed, and are
-    computed once per process.
+    kept on disk (:func:`gnn_mtl.datasets.cached_features`). Labels as inputs are no features; see
+    :func:`with_inputs`.
 
     Raises:
         FeatureError: If the graph's own features are asked for and it has none.
@@ -43,7 +60,7 @@ def with_features(graph: TaskGraph, config: RunConfig) -> TaskGraph:
         parts.append(graph.features(np.arange(graph.num_nodes)))
     if use in ("structural", "both", "auto") or graph.x is None:
         dim = min(config.features.dim, graph.num_nodes)
-        parts.append(_structural(_Keyed(graph), dim))
+        parts.append(cached_features(graph, dim=dim, method=config.features.method))
     x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     if isinstance(config.encoder, SIGN):
         x = propagate(graph.csc, np.asarray(x, dtype=np.float32), config.encoder.hops)
@@ -76,22 +93,3 @@ def load_trained(folder: str | os.PathLike[str]) -> tuple[RunConfig, TaskGraph, 
     model = build_model(config, graph)
     load_weights(weights, model)
     return config, graph, model
-
-
-@lru_cache(maxsize=2)
-def _structural(keyed: _Keyed, dim: int) -> NDArray[np.float32]:
-    return structural_features(keyed.graph, dim=dim)
-
-
-class _Keyed:
-    """A graph as a key of the cache: equal content, equal key."""
-
-    def __init__(self, graph: TaskGraph) -> None:
-        self.graph = graph
-        self._key = graph.fingerprint()
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Keyed) and self._key == other._key

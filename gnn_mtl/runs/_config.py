@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from gnn_mtl._core.errors import ConfigError, UsageError
 from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, GATv2, Linear, MLPHead
-from gnn_mtl.schedulers import Coloring, Joint, Random, Single, Static
+from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Single, Static
 from gnn_mtl.training import Train
 
 KINDS: dict[str, dict[str, type]] = {
-    "scheduler": {c.kind: c for c in (Joint, Single, Random, Static, Coloring)},
+    "scheduler": {c.kind: c for c in (Joint, Single, Random, Static, Coloring, Selective)},
     "encoder": {c.kind: c for c in (SAGE, GCN, GATv2, GIN, SIGN, MLP)},
     "head": {c.kind: c for c in (Linear, MLPHead)},
 }
@@ -31,8 +31,14 @@ class Features:
 
     use: Literal["auto", "own", "structural", "both"] = "auto"
     """The graph's own, structural ones (no label is read), or both; auto: both."""
+    method: Literal["auto", "spectral", "diffusion", "netmf", "verse", "deepwalk"] = "auto"
+    """The structural embedding; auto: spectral up to 400,000 nodes, diffusion beyond; deepwalk
+    needs the extra `embed`."""
     dim: int = 128
     """Columns of the structural embedding, at most one a node; the log degree comes on top."""
+    labels: bool = False
+    """Let the network read the training labels of other nodes as further input columns; those of
+    the nodes being trained on or scored are hidden."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -57,7 +63,9 @@ class RunConfig:
     """Name of the method in tables; default: the scheduler's kind."""
     seed: int = 0
     """Seed of initial weights, batches, probes and dropout."""
-    scheduler: Joint | Single | Random | Static | Coloring = field(default_factory=Joint)
+    scheduler: Joint | Single | Random | Static | Coloring | Selective = field(
+        default_factory=Joint
+    )
     """Which tasks are supervised at every step."""
     encoder: SAGE | GCN | GATv2 | GIN | SIGN | MLP = field(default_factory=SAGE)
     """The shared network."""

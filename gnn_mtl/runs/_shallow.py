@@ -6,26 +6,26 @@ On many label graphs it beats graph networks trained without care, so every comp
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gnn_mtl._core.progress import Progress
 from gnn_mtl._core.threads import one_thread
 from gnn_mtl.datasets import TaskGraph, load_dataset
-from gnn_mtl.metrics import Scores, evaluate
-from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
+from gnn_mtl.records import RunRecord
+from gnn_mtl.runs._baseline import Fitted, run_baseline, score
 from gnn_mtl.runs._build import with_features
 from gnn_mtl.runs._config import RunConfig
-from gnn_mtl.runs._train import METRICS, PER_LABEL, describe_dataset, refuse_other_config
-from gnn_mtl.training import Cost, labels_per_node
+from gnn_mtl.training import labels_per_node
 
 METHOD = "spectral_lr"
-PENALTIES = (0.1, 1.0, 10.0)
+PENALTIES = (0.01, 0.1, 1.0, 10.0)
 
 
 def train_shallow(
@@ -49,56 +49,14 @@ def train_shallow(
         resume: Fit again what an interrupted fit began in that folder.
         graph: The dataset, if it is loaded already.
     """
-    out = Path(out)
-    plain = shallow_config(config)
-    if resume:
-        refuse_other_config(out, plain)
-    graph = load_dataset(config.dataset, config.root) if graph is None else graph
-    made = manifest(dataset=describe_dataset(graph), seed=config.seed)
-    graph = with_features(graph, config)
-    sealed = graph.sealed()
-    started = time.perf_counter()
-    with RunWriter.open(out, resume=resume, step=0 if resume else None) as writer:
-        if not resume:
-            writer.write_config(plain)
-            writer.write_manifest(made)
-        top_k = labels_per_node(sealed)
-        best: tuple[Scores, Tensor] | None = None
-        weights: Tensor | None = None
-        tried: dict[str, float] = {}
-        with Progress("logistic regression", len(PENALTIES)) as progress:
-            for penalty in PENALTIES:
-                with one_thread():
-                    weights = fit_logistic(sealed, penalty, start=weights)
-                valid = _score(sealed, weights, "valid", top_k)
-                tried[str(penalty)] = valid.macro["ap"]
-                if best is None or valid.macro["ap"] > best[0].macro["ap"]:
-                    best = (valid, weights)
-                progress.advance()
-        assert best is not None  # noqa: S101 - PENALTIES is not empty
-        valid, weights = best
-        cost = Cost(seconds=time.perf_counter() - started)
-        test = _score(graph, weights, "test", top_k)
-        writer.write_summary(
-            {
-                "status": "done",
-                "method": METHOD,
-                "best_step": 0,
-                "best_epoch": 0,
-                "valid": {name: valid.macro[name] for name in METRICS},
-                "test": {name: test.macro[name] for name in METRICS},
-                "per_label": {
-                    **{name: test.per_label[name].tolist() for name in PER_LABEL},
-                    "positives_test": test.positives.tolist(),
-                },
-                "tasks": list(range(graph.num_tasks)),
-                "cost": cost.to_dict(),
-                "num_parameters": graph.num_tasks * (graph.num_features + 1),
-                "valid_ap_by_penalty": tried,
-            }
-        )
-        writer.finish()
-    return read_run(out)
+    return run_baseline(
+        _choose_penalty,
+        shallow_config(config),
+        Path(out),
+        graph=load_dataset(config.dataset, config.root) if graph is None else graph,
+        see=lambda graph: with_features(graph, config),
+        resume=resume,
+    )
 
 
 def shallow_config(config: RunConfig) -> dict[str, Any]:
@@ -150,8 +108,29 @@ def fit_logistic(
     return weights.detach()
 
 
-def _score(graph: TaskGraph, weights: Tensor, split: str, top_k: int) -> Scores:
-    nodes = graph.split_idx[split]
-    x = torch.from_numpy(graph.features(nodes))
-    y, observed = graph.targets(nodes, split)
-    return evaluate((x @ weights[:-1] + weights[-1]).numpy(), y, observed, top_k=top_k)
+def _choose_penalty(graph: TaskGraph) -> Fitted:
+    """Fit with every penalty, from the strongest on, and keep the best on the validation split."""
+    top_k = labels_per_node(graph)
+    tried: dict[str, float] = {}
+    weights: Tensor | None = None
+    best: Tensor | None = None
+    with Progress("logistic regression", len(PENALTIES)) as progress:
+        for penalty in PENALTIES:
+            with one_thread():
+                weights = fit_logistic(graph, penalty, start=weights)
+            ap = score(graph, _logits(graph, weights, "valid"), "valid", top_k).macro["ap"]
+            if best is None or ap > max(tried.values()):
+                best = weights
+            tried[str(penalty)] = ap
+            progress.advance()
+    assert best is not None  # noqa: S101 - PENALTIES is not empty
+    return Fitted(
+        {split: _logits(graph, best, split) for split in ("valid", "test")},
+        num_parameters=best.numel(),
+        extra={"valid_ap_by_penalty": tried},
+    )
+
+
+def _logits(graph: TaskGraph, weights: Tensor, split: str) -> NDArray[np.float32]:
+    x = torch.from_numpy(graph.features(graph.split_idx[split]))
+    return (x @ weights[:-1] + weights[-1]).numpy()

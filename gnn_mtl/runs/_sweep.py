@@ -19,6 +19,8 @@ from gnn_mtl._core.progress import Progress
 from gnn_mtl.datasets import TaskGraph, load_dataset
 from gnn_mtl.records import RunRecord, read_run
 from gnn_mtl.runs._config import RunConfig
+from gnn_mtl.runs._label_propagation import METHOD as LABEL_PROPAGATION
+from gnn_mtl.runs._label_propagation import label_propagation_config, train_label_propagation
 from gnn_mtl.runs._shallow import METHOD as SHALLOW
 from gnn_mtl.runs._shallow import shallow_config, train_shallow
 from gnn_mtl.runs._train import folder_name, refuse_other_config, refuse_other_data, train
@@ -29,8 +31,8 @@ class Sweep:
     """Methods to compare on equal terms.
 
     A recipe file holds the keys of :class:`RunConfig` common to all methods, ``seeds``, and one
-    ``[[methods]]`` table per method with the keys in which it differs. A method named
-    ``spectral_lr`` is the shallow baseline.
+    ``[[methods]]`` table per method with the keys in which it differs. Methods named
+    ``spectral_lr`` and ``label_propagation`` are the baselines without a network.
 
     Attributes:
         methods: One configuration per method, each with a ``name``.
@@ -112,13 +114,18 @@ def run_one(config: RunConfig, folder: Path, *, graph: TaskGraph | None = None) 
         RecordError: If the folder holds a run of another configuration or on other data.
     """
     graph = _dataset(config.dataset, config.root) if graph is None else graph
-    is_shallow = config.method == SHALLOW
-    refuse_other_config(folder, shallow_config(config) if is_shallow else config.to_dict())
+    if config.method == SHALLOW:
+        plain, make = shallow_config(config), train_shallow
+    elif config.method == LABEL_PROPAGATION:
+        plain, make = label_propagation_config(config), train_label_propagation
+    else:
+        plain, make = config.to_dict(), train
+    refuse_other_config(folder, plain)
     if (folder / "DONE").exists():
         refuse_other_data(folder, graph.fingerprint())
         return read_run(folder)
     resume = (folder / "config.json").exists()
-    return (train_shallow if is_shallow else train)(config, folder, resume=resume, graph=graph)
+    return make(config, folder, resume=resume, graph=graph)
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from gnn_mtl.datasets import TaskGraph, load_dataset
 from gnn_mtl.metrics import Scores, macro
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
-from gnn_mtl.runs._build import build_model, with_features
-from gnn_mtl.runs._config import RunConfig
+from gnn_mtl.runs._build import build_model, with_inputs
+from gnn_mtl.runs._config import Features, RunConfig
 from gnn_mtl.schedulers import Joint, Single
 from gnn_mtl.training import (
     Cost,
     Fit,
+    Train,
     checkpoint_values,
     choose_device,
     evaluate_split,
@@ -67,7 +68,7 @@ def train(
         refuse_other_config(out, config.to_dict())
     graph = load_dataset(config.dataset, config.root) if graph is None else graph
     made = manifest(dataset=describe_dataset(graph), seed=config.seed)
-    graph = with_features(graph, config)
+    graph = with_inputs(graph, config)
     # What cannot be built fails before anything is written.
     build_model(config, graph)
     choose_device(config.train.device)
@@ -138,7 +139,7 @@ def refuse_other_config(folder: Path, wanted: Mapping[str, Any]) -> None:
     if not file.exists():
         return
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = _with_newer_fields(json.loads(file.read_text(encoding="utf-8")))
         changed = sorted(
             k for k in {*found, *wanted} if _identity(found.get(k)) != _identity(wanted.get(k))
         )
@@ -156,6 +157,15 @@ def refuse_other_config(folder: Path, wanted: Mapping[str, Any]) -> None:
 
 MACHINE_SETTINGS = frozenset({"device", "num_workers", "log_every", "checkpoint_seconds"})
 """Fields of ``Train`` that say where and how a run is made, not what it is."""
+
+
+def _with_newer_fields(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration, with the defaults of the fields it is older than."""
+    added = {name: asdict(part) for name, part in (("features", Features()), ("train", Train()))}
+    return {
+        key: {**added[key], **value} if key in added and isinstance(value, dict) else value
+        for key, value in recorded.items()
+    }
 
 
 def _identity(value: Any) -> Any:  # noqa: ANN401

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from gnn_mtl._core.errors import UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl.affinity import ObservedGradients
 from gnn_mtl.grouping import pair_jaccard
+from gnn_mtl.schedulers._group_use import GroupUse, Scale, Turns, Update
 from gnn_mtl.schedulers._window import Groups, RefreshReport, Window
 from gnn_mtl.tasks import Grouping
 
-Scale = Literal["sum", "mean", "tasks_over_active"]
-SCALES = ("sum", "mean", "tasks_over_active")
-
 
 class TaskScheduler(ABC):
-    """Which tasks are supervised at each step of a training.
+    """Which tasks are supervised at each step of a training; a step is one batch.
 
     The schedule is a sequence of windows; inside one the active tasks cycle through its groups, one
     group a step. A new window is a refresh. Some need gradients first::
@@ -32,27 +33,46 @@ class TaskScheduler(ABC):
 
     Args:
         num_tasks: Number of tasks T.
-        scale: What the active losses are multiplied by, next to reweighting: ``"sum"`` 1,
+        scale: What the losses of an update are multiplied by, next to reweighting: ``"sum"`` 1,
             ``"mean"`` 1 / active tasks, ``"tasks_over_active"`` T / active tasks (so that steps
             with few tasks move the shared parameters as far as joint ones).
         reweight: Divide the loss of a task by the number of groups of the window it is in, so that
             one cycle sums to every task once.
+        use: What is done with the groups. ``"one_group_per_batch"``: they take turns.
+            ``"all_groups_per_batch"``: every batch, each group in turn makes an update of its own,
+            in random order (:meth:`updates`). ``"group_weights"``: all tasks in one update; those
+            of a group share a weight (:class:`GroupWeights`). ``"inner_outer"``: they take turns in
+            an order drawn anew for each cycle, and each cycle ends by moving the shared parameters
+            back towards where it began (Sequential Reptile on groups; :attr:`outer_lr`).
+        outer_lr: Share of a cycle's way that ``"inner_outer"`` keeps, in (0, 1].
+        seed: Seed of the random orders of ``use``.
 
     Raises:
-        UsageError: If ``num_tasks`` is below 1, or ``scale`` unknown.
+        UsageError: If ``num_tasks`` is below 1, or an option is unknown or out of range.
     """
 
     kind: ClassVar[str]
 
-    def __init__(self, num_tasks: int, *, scale: Scale = "sum", reweight: bool = False) -> None:
+    def __init__(
+        self,
+        num_tasks: int,
+        *,
+        scale: Scale = "sum",
+        reweight: bool = False,
+        use: GroupUse = "one_group_per_batch",
+        outer_lr: float = 0.5,
+        seed: int = 0,
+    ) -> None:
         if num_tasks < 1:
             raise UsageError(f"A schedule needs at least one task. Found {num_tasks}.")
-        if scale not in SCALES:
-            raise UsageError(f"`scale` should be one of {', '.join(SCALES)}. Found {scale!r}.")
         self._num_tasks = num_tasks
-        self._scale = scale
-        self._reweight = reweight
+        self._turns = Turns(
+            num_tasks, scale=scale, reweight=reweight, use=use, outer_lr=outer_lr, seed=seed
+        )
         self._step = 0
+        self._slot = -1  # place in the window that was active last
+        self._begins_cycle = False
+        self._updates: tuple[Update, ...] = ()
         self._last_active = [-1] * num_tasks
         self._window: Window | None = None
         self._reports: list[RefreshReport] = []
@@ -78,14 +98,54 @@ class TaskScheduler(ABC):
         """The step :meth:`active_tasks` answers for next; counted from 0."""
         return self._step
 
-    def active_tasks(self, step: int | None = None) -> tuple[int, ...]:
+    @property
+    def use(self) -> GroupUse:
+        """What is done with the groups of a window."""
+        return self._turns.use
+
+    @property
+    def groups(self) -> Groups:
+        """The groups of the current window that make updates of their own; none before it opens."""
+        if self._window is None:
+            return ()
+        if self._turns.use == "group_weights":
+            return (tuple(sorted(self._window.counts)),)
+        return self._window.groups
+
+    @property
+    def outer_lr(self) -> float | None:
+        """The share of a cycle's way that is kept, or None where there is no outer step."""
+        return self._turns.outer_lr if self._turns.use == "inner_outer" else None
+
+    @property
+    def begins_cycle(self) -> bool:
+        """Whether the last :meth:`active_tasks` began a cycle: the time of an outer step."""
+        return self._begins_cycle
+
+    @property
+    def needs_losses(self) -> bool:
+        """Whether :meth:`observe_losses` wants every task's loss before each update."""
+        return self._turns.weights is not None
+
+    @property
+    def needs_last_losses(self) -> bool:
+        """Whether it also wants the losses after the last update (one forward pass more)."""
+        return False
+
+    def active_tasks(
+        self, step: int | None = None, *, available: Collection[int] | None = None
+    ) -> tuple[int, ...]:
         """Return the tasks supervised at the next step, and move the schedule one step forward.
 
         Args:
             step: The step asked for, as a check: it must be :attr:`step`.
+            available: The tasks with a label in the batch at hand. A group with none of them is
+                advanced past and loses this turn; where that holds for all, the first is kept.
+                None = all tasks.
 
         Returns:
-            Sorted task ids.
+            Sorted task ids. Those without a label are among them where others of the group have
+            one.
 
         Raises:
             UsageError: If a probe is owed, or ``step`` is not the schedule's next.
@@ -99,8 +159,13 @@ class TaskScheduler(ABC):
                     "needs_probe(). Call observe(gradients) first, then active_tasks()."
                 )
             self._open(plan)
-        assert self._window is not None  # noqa: S101 - set by _open
-        tasks = self._window.tasks_at(self._step)
+        window = self._window
+        assert window is not None  # noqa: S101 - set by _open
+        slot = self._turns.next_slot(window, self._slot + 1, available)
+        self._begins_cycle = slot // len(window.groups) != self._slot // len(window.groups)
+        self._updates = self._turns.updates_at(window, slot, self._step, available)
+        self._slot = slot
+        tasks = tuple(sorted({task for update in self._updates for task in update.tasks}))
         for task in tasks:
             self._last_active[task] = self._step
         self._step += 1
@@ -113,21 +178,52 @@ class TaskScheduler(ABC):
             n: How many steps to look ahead.
 
         Returns:
-            At most ``n`` tuples; fewer where the window ends before, none if a probe is owed.
+            At most ``n`` tuples; fewer where the window ends before, none if a probe is owed. Holds
+            as long as every batch has labels for its group.
 
         Raises:
             UsageError: If ``n`` is negative.
         """
         if n < 0:
             raise UsageError(f"`n` should be a number of steps. Found {n}.")
-        window = self._window
+        window, slot = self._window, self._slot + 1
         if not self._is_open():
             plan = self._plan()
-            window = None if plan is None else _window_of(plan)
+            window, slot = None if plan is None else _window_of(plan), 0
         if window is None:
             return []
         stop = self._step + n if window.stop is None else min(self._step + n, window.stop)
-        return [window.tasks_at(step) for step in range(self._step, stop)]
+        return [self._turns.group_at(window, slot + n) for n in range(stop - self._step)]
+
+    def updates(self) -> tuple[Update, ...]:
+        """Return the updates of the last :meth:`active_tasks`, to be made one after the other.
+
+        One, unless the schedule uses all groups on every batch. A group without an available task
+        makes none.
+
+        Raises:
+            UsageError: If no step of the current window was asked for yet.
+        """
+        if not self._updates:
+            raise UsageError("Updates belong to the active tasks; call active_tasks() first.")
+        return self._updates
+
+    def task_weights(self) -> tuple[float, ...]:
+        """Return what to multiply the losses of the last :meth:`active_tasks` by, in their order.
+
+        All 1 unless ``scale``, ``reweight`` or ``use`` says otherwise; summed over the updates
+        where a step makes several.
+
+        Raises:
+            UsageError: If no step of the current window was asked for yet.
+        """
+        if not self._updates:
+            raise UsageError("Weights belong to the active tasks; call active_tasks() first.")
+        total: dict[int, float] = {}
+        for update in self._updates:
+            for task, weight in zip(update.tasks, update.weights, strict=True):
+                total[task] = total.get(task, 0.0) + weight
+        return tuple(total[task] for task in sorted(total))
 
     def needs_probe(self, step: int | None = None) -> tuple[int, ...]:
         """Return the tasks whose gradients :meth:`observe` wants before the next step.
@@ -153,26 +249,30 @@ class TaskScheduler(ABC):
             "needs_probe() is not empty."
         )
 
-    def task_weights(self) -> tuple[float, ...]:
-        """Return what to multiply the losses of the last :meth:`active_tasks` by, in their order.
+    def observe_losses(self, losses: NDArray[np.float64]) -> None:
+        """Take in the losses of all tasks around the last updates, if :attr:`needs_losses`.
 
-        All 1 unless ``scale`` or ``reweight`` says otherwise.
+        Args:
+            losses: ``[U, T]`` before each of the U updates, or ``[U + 1, T]`` with those after the
+                last; on the same batch with the same randomness, NaN where a task has no label.
 
         Raises:
-            UsageError: If no step of the current window was asked for yet.
+            UsageError: If no losses are wanted.
+            ShapeError: If the shape is another.
         """
-        window = self._window
-        if window is None or not window.covers(self._step - 1):
-            raise UsageError("Weights belong to the active tasks; call active_tasks() first.")
-        tasks = window.tasks_at(self._step - 1)
-        factor = {
-            "sum": 1.0,
-            "mean": 1.0 / len(tasks),
-            "tasks_over_active": self._num_tasks / len(tasks),
-        }[self._scale]
-        if not self._reweight:
-            return (factor,) * len(tasks)
-        return tuple(factor / window.counts[task] for task in tasks)
+        if not self.needs_losses:
+            raise UsageError(f"{type(self).__name__} with these options never needs losses.")
+        wanted = len(self.updates())
+        if losses.ndim != 2 or losses.shape not in {
+            (wanted, self._num_tasks),
+            (wanted + 1, self._num_tasks),
+        }:
+            raise ShapeError(
+                f"`losses` should have shape [{wanted} or {wanted + 1}, {self._num_tasks}]. "
+                f"Found {losses.shape}."
+            )
+        if self._turns.weights is not None:
+            self._turns.weights.observe(losses[0])
 
     def pop_reports(self) -> list[RefreshReport]:
         """Return the reports of the refreshes since the last call, and forget them.
@@ -188,19 +288,17 @@ class TaskScheduler(ABC):
 
         Reports not yet popped are not part of it.
         """
-        window = self._window
+        window, weights = self._window, self._turns.weights
         return {
             "kind": self.kind,
             "num_tasks": self._num_tasks,
             "step": self._step,
+            "slot": self._slot,
+            "begins_cycle": self._begins_cycle,
+            "updates": [[list(u.tasks), list(u.weights)] for u in self._updates],
             "last_active": list(self._last_active),
-            "window": None
-            if window is None
-            else {
-                "start": window.start,
-                "stop": window.stop,
-                "groups": [list(group) for group in window.groups],
-            },
+            "group_weights": None if weights is None else weights.state_dict(),
+            "window": None if window is None else window.to_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -209,46 +307,64 @@ class TaskScheduler(ABC):
         Raises:
             UsageError: If the state is incomplete or of another kind of schedule.
         """
-        self._check_state(state, "step", "last_active", "window")
+        self._check_state(
+            state, "step", "slot", "begins_cycle", "updates", "last_active", "group_weights",
+            "window",
+        )  # fmt: skip
         if len(state["last_active"]) != self._num_tasks:
             raise UsageError(f"`last_active` should hold {self._num_tasks} steps.")
-        window = state["window"]
-        if window is not None:
-            Grouping.of(window["groups"], self._num_tasks)
-        self._step = int(state["step"])
-        self._last_active = [int(step) for step in state["last_active"]]
-        self._window = (
-            None
-            if window is None
-            else Window(
-                int(window["start"]),
-                None if window["stop"] is None else int(window["stop"]),
-                tuple(tuple(int(task) for task in group) for group in window["groups"]),
-            )
+        window = None
+        if state["window"] is not None:
+            Grouping.of(state["window"]["groups"], self._num_tasks)
+            window = Window.from_dict(state["window"])
+        if (self._turns.weights is None) != (state["group_weights"] is None):
+            raise UsageError("The state is of a schedule with another `use` of its groups.")
+        if self._turns.weights is not None:
+            self._turns.weights.load_state_dict(state["group_weights"])
+        self._step, self._slot = int(state["step"]), int(state["slot"])
+        self._begins_cycle = bool(state["begins_cycle"])
+        self._updates = tuple(
+            Update(tuple(map(int, tasks)), tuple(map(float, weights)))
+            for tasks, weights in state["updates"]
         )
+        self._last_active = [int(step) for step in state["last_active"]]
+        self._window = window
         self._reports = []
 
     def __repr__(self) -> str:
         arguments = "".join(f", {name}={value!r}" for name, value in self._arguments().items())
         return f"{type(self).__name__}(num_tasks={self._num_tasks}{arguments})"
 
+    def _group_arguments(self) -> dict[str, object]:
+        """Return the arguments every schedule of groups has."""
+        return {
+            "scale": self._turns.scale,
+            "reweight": self._turns.reweight,
+            "use": self._turns.use,
+            "outer_lr": self._turns.outer_lr,
+        }
+
     def _report(self, groups: Groups, num_steps: int | None, **findings: Any) -> RefreshReport:  # noqa: ANN401
         """Return the report of a window of ``num_steps`` steps from now on."""
         waits = [self._step - 1 - last for last in self._last_active]
-        previous = None if self._window is None else self._window.groups
         return RefreshReport(
             step=self._step,
             num_steps=num_steps,
             groups=groups,
-            churn=None if previous is None else 1.0 - pair_jaccard(previous, groups),
+            churn=self._churn(groups),
             max_wait=max(waits),
             mean_wait=sum(waits) / len(waits),
             **findings,
         )
 
+    def _churn(self, groups: Groups) -> float | None:
+        """Return how much of the window before has changed; None if there is none."""
+        return None if self._window is None else 1.0 - pair_jaccard(self._window.groups, groups)
+
     def _open(self, report: RefreshReport) -> None:
         """Start the window that ``report`` describes."""
         self._window = _window_of(report)
+        self._slot, self._updates = -1, ()
         self._reports = [*(replace(old, affinity=None) for old in self._reports), report]
 
     def _is_open(self) -> bool:

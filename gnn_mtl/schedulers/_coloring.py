@@ -5,24 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gnn_mtl._core.errors import CoverageWarning, EmptyConflictGraphWarning, UsageError
 from gnn_mtl._core.seeding import derive_seed
-from gnn_mtl.affinity import GradientEMA, ObservedGradients
-from gnn_mtl.grouping import Coverage, color_graph, in_group_conflict, minimum_coverage
-from gnn_mtl.schedulers._base import SCALES, Scale, TaskScheduler
-from gnn_mtl.schedulers._config import SchedulerConfig, check_choice, check_refresh_period
-from gnn_mtl.schedulers._tau_schedule import TauKind, TauSchedule
-from gnn_mtl.schedulers._window import Order, RefreshReport, ordered
-from gnn_mtl.tasks import Affinity, conflict_graph
-
-ColoringName = Literal["welsh_powell", "dsatur"]
-COLORING_NAMES = ("welsh_powell", "dsatur")
-ORDERS = ("stalest_first", "creation", "random")
+from gnn_mtl.affinity import ObservedGradients
+from gnn_mtl.grouping import in_group_conflict, moved_tasks
+from gnn_mtl.schedulers._base import TaskScheduler
+from gnn_mtl.schedulers._classes import Classes, make_classes
+from gnn_mtl.schedulers._coloring_options import ColoringOptions
+from gnn_mtl.schedulers._ema_source import RunningAffinity, running_affinity
+from gnn_mtl.schedulers._window import RefreshReport, ordered
+from gnn_mtl.tasks import Affinity, Grouping, conflict_graph
 
 
 class ColoringScheduler(TaskScheduler):
@@ -39,7 +37,8 @@ class ColoringScheduler(TaskScheduler):
     ``max(refresh_period, m)`` steps, so every class runs before classes change; the class with the
     longest waiting task goes first, where the code starts from the largest-degree class each time;
     coverage only joins a task to classes that are free of conflict with all their present members;
-    averages are updated at refreshes only, from the probe.
+    averages are updated at refreshes only, from the probe; a class without a label in the batch at
+    hand is advanced past.
 
     ``tau = 1`` leaves no edge, which is joint training. As no observation can matter to a graph
     without edges, refreshes at ``tau = 1`` ask for no probe, except the last of a warm-up: as many
@@ -49,23 +48,12 @@ class ColoringScheduler(TaskScheduler):
 
     Args:
         num_tasks: Number of tasks T.
-        refresh_period: Steps R between refreshes.
-        tau: Tolerance (target value), in [-1, 1].
-        ema_beta: Share of the old average kept at a refresh, in [0, 1).
-        tau_schedule: ``"constant"``, ``"log"`` (the paper's), ``"linear"`` or ``"cosine"``:
-            :class:`TauSchedule`.
-        tau_initial: Tolerance during warm-up.
-        warmup_steps: Steps at ``tau_initial``; ends with the refresh at or after it.
-        anneal_steps: Steps from ``tau_initial`` to ``tau`` after the warm-up.
-        coloring: ``"welsh_powell"`` (the paper's) or ``"dsatur"`` (fewer groups).
-        min_coverage: Groups each task should be in, where it meets no conflict.
-        reweight: Divide a task's loss by the number of groups it is in.
-        order: ``"stalest_first"``, ``"creation"`` (largest degrees first) or ``"random"``.
-        scale: See :class:`TaskScheduler`.
-        seed: Seed of the random order; nothing else is random.
+        seed: Seed of random orders, sketches and colouring searches; nothing else is random.
+        **options: The fields of :class:`Coloring`, e.g. ``tau``, ``refresh_period``.
 
     Raises:
-        UsageError: If an argument is out of range; a log schedule needs ``tau`` above 0.
+        UsageError: If an option is out of range; a log schedule needs ``tau`` above 0.
+        TypeError: If there is no option of that name.
 
     Warns:
         EmptyConflictGraphWarning: Once, when the graph has no edge at the target ``tau`` below 1.
@@ -73,47 +61,22 @@ class ColoringScheduler(TaskScheduler):
         NonFiniteWarning: The first time a task's gradient is not finite; that task is skipped.
 
     Memory:
-        4 T P bytes for the averages.
+        4 T P bytes for the averages, or what ``ema_source`` says.
     """
 
     kind: ClassVar[str] = "coloring"
 
-    def __init__(
-        self,
-        num_tasks: int,
-        *,
-        refresh_period: int = 32,
-        tau: float = 0.25,
-        ema_beta: float = 0.9,
-        tau_schedule: TauKind = "constant",
-        tau_initial: float = 1.0,
-        warmup_steps: int = 0,
-        anneal_steps: int = 0,
-        coloring: ColoringName = "welsh_powell",
-        min_coverage: int = 1,
-        reweight: bool = False,
-        order: Order = "stalest_first",
-        scale: Scale = "sum",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(num_tasks, scale=scale, reweight=reweight)
-        self.config = Coloring(
-            refresh_period=refresh_period,
-            tau=tau,
-            ema_beta=ema_beta,
-            tau_schedule=tau_schedule,
-            tau_initial=tau_initial,
-            warmup_steps=warmup_steps,
-            anneal_steps=anneal_steps,
-            coloring=coloring,
-            min_coverage=min_coverage,
-            reweight=reweight,
-            order=order,
-            scale=scale,
-        )
+    def __init__(self, num_tasks: int, *, seed: int = 0, **options: Any) -> None:  # noqa: ANN401
+        self.config = Coloring(**options)
+        super().__init__(num_tasks, seed=seed, **self.config.group_options())
+        self.config.check_for(num_tasks)
         self._seed = seed
+        self._rule = self.config.conflict_rule()
         self._tau = self.config.schedule_of_tau()
-        self._ema = GradientEMA(num_tasks, beta=ema_beta)
+        self._ema = self._new_average()
+        self._period = self.config.refresh_period
+        self._edges: NDArray[np.bool_] | None = None  # kept for the hysteresis
+        self._colors: list[tuple[int, ...]] | None = None  # kept for the warm start
         self._warned: set[str] = set()
 
     def affinity(self) -> Affinity:
@@ -150,22 +113,30 @@ class ColoringScheduler(TaskScheduler):
         broken = np.flatnonzero(np.array(self._ema.non_finite) > broken_before).tolist()
 
         affinity = self._ema.affinity()
-        tau = self._tau.at(self._step)
-        edges = conflict_graph(affinity, tau)
-        covered = minimum_coverage(
-            color_graph(edges, self.config.coloring), edges, self.config.min_coverage
-        )
-        problems = self._problems(affinity, edges, tau, covered)
+        tau = self._tolerance(affinity)
+        edges = self._rule.edges(affinity, tau, self._edges)
+        classes = make_classes(
+            affinity, edges, tau, self.config,
+            previous=self._colors, seed=derive_seed(self._seed, "colors", self._step),
+        )  # fmt: skip
+        problems = self._problems(affinity, edges, tau, classes)
         if broken:
             problems["non_finite"] = f"Gradients of tasks {broken} were not finite; skipped."
-        self._open(self._refreshed(affinity, edges, tau, covered, tuple(problems.values())))
+        report = self._refreshed(affinity, edges, tau, classes, tuple(problems.values()))
+        self._period = self._next_period(report.churn)
+        self._open(report)
+        self._edges = edges if self.config.hysteresis else None
+        self._colors = classes.colors if self.config.warm_start else None
         self._warn_once(problems)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state: JSON values, and one tensor ``["ema"]["average"]`` or None."""
+        """Return the whole state: JSON values and the tensors of the averages and the graph."""
         return {
             **super().state_dict(),
             "ema": self._ema.state_dict(),
+            "period": self._period,
+            "edges": None if self._edges is None else torch.from_numpy(self._edges.copy()),
+            "colors": None if self._colors is None else [list(group) for group in self._colors],
             "warned": sorted(self._warned),
         }
 
@@ -175,12 +146,24 @@ class ColoringScheduler(TaskScheduler):
         Raises:
             UsageError: If the state is incomplete or of another kind of schedule.
         """
-        self._check_state(state, "ema", "warned")
-        ema = GradientEMA(self._num_tasks, beta=self.config.ema_beta)
+        self._check_state(state, "ema", "period", "edges", "colors", "warned")
+        ema = self._new_average()
         ema.load_state_dict(state["ema"])
+        colors = state["colors"]
+        if colors is not None:
+            Grouping.of(colors, self._num_tasks)
         super().load_state_dict(state)
         self._ema = ema
+        self._period = int(state["period"])
+        self._edges = None if state["edges"] is None else state["edges"].bool().cpu().numpy()
+        self._colors = None if colors is None else [tuple(map(int, group)) for group in colors]
         self._warned = set(state["warned"])
+
+    def _new_average(self) -> RunningAffinity:
+        return running_affinity(
+            self.config.ema_source, self._num_tasks, beta=self.config.ema_beta,
+            sketch_dim=self.config.sketch_dim, seed=self._seed,
+        )  # fmt: skip
 
     def _plan(self) -> RefreshReport | None:
         if self._is_probed():
@@ -196,19 +179,31 @@ class ColoringScheduler(TaskScheduler):
         horizon = self._step + self.config.refresh_period * (memory - 1)
         # tau is monotone after the warm-up, so its ends decide
         lowest = min(self._tau.at(self._step), self._tau.at(horizon))
-        return self._num_tasks > 1 and lowest < 1.0
+        finds_edges = self._rule.sets_tau and horizon >= self.config.warmup_steps
+        return self._num_tasks > 1 and (lowest < 1.0 or finds_edges)
+
+    def _tolerance(self, affinity: Affinity) -> float:
+        """Return tau at this refresh: the schedule's, or after the warm-up the rule's own."""
+        if self._rule.sets_tau and self._step >= self.config.warmup_steps:
+            return self._rule.tau(affinity)
+        return self._tau.at(self._step)
+
+    def _next_period(self, churn: float | None) -> int:
+        """Return the period after this refresh; it adapts once tau has settled."""
+        settled = self._tau.is_settled(self._step)
+        return self.config.next_period(self._period, churn) if settled else self._period
 
     def _refreshed(
         self,
         affinity: Affinity,
         edges: NDArray[np.bool_],
         tau: float,
-        covered: Coverage,
+        classes: Classes,
         problems: tuple[str, ...],
     ) -> RefreshReport:
         """Return the report of the window these classes make."""
         groups = ordered(
-            covered.groups,
+            classes.covered.groups,
             self.config.order,
             self._last_active,
             derive_seed(self._seed, "coloring", self._step),
@@ -217,9 +212,10 @@ class ColoringScheduler(TaskScheduler):
         num_edges = int(edges.sum()) // 2
         negative = conflict_graph(affinity, 0.0)
         known = int(np.triu(affinity.known, k=1).sum())
+        period = self._next_period(self._churn(groups))
         return self._report(
             groups,
-            max(self.config.refresh_period, len(groups)),
+            self._turns.length(period, len(groups)),
             probed=True,
             tau=tau,
             num_edges=num_edges,
@@ -227,12 +223,14 @@ class ColoringScheduler(TaskScheduler):
             negative_share=int(negative.sum()) / 2 / known if known else None,
             in_group_conflict=in_group_conflict(groups, negative),
             max_age=max(self._ema.ages),
+            num_supertasks=classes.num_supertasks,
+            moved=None if self._colors is None else moved_tasks(self._colors, classes.colors),
             warnings=problems,
             affinity=affinity,
         )
 
     def _problems(
-        self, affinity: Affinity, edges: NDArray[np.bool_], tau: float, covered: Coverage
+        self, affinity: Affinity, edges: NDArray[np.bool_], tau: float, classes: Classes
     ) -> dict[str, str]:
         """Return what is wrong with a refresh, as sentences by name."""
         problems = {}
@@ -246,8 +244,14 @@ class ColoringScheduler(TaskScheduler):
                 f"Found none (lowest cosine {lowest}), so this window is joint training. Lower "
                 "`tau`; noise shrinks cosines, so a larger probe or `ema_beta` helps too."
             )
-        if covered.uncovered:
-            problems["coverage"] = covered.message(self.config.min_coverage)
+        if classes.covered.uncovered:
+            problems["coverage"] = classes.covered.message(self.config.min_coverage)
+        if classes.num_supertasks is not None:
+            problems["coarse"] = (
+                f"The conflict graph needs {classes.num_colors_needed} groups, more than "
+                f"max_colors = {self.config.max_colors}: the tasks were merged into "
+                f"{classes.num_supertasks} super-tasks, and those merged may conflict."
+            )
         return problems
 
     def _warn_once(self, problems: dict[str, str]) -> None:
@@ -263,68 +267,11 @@ class ColoringScheduler(TaskScheduler):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coloring(SchedulerConfig):
+class Coloring(ColoringOptions):
     """SON-GOKU: groups of labels whose gradients do not conflict, one group a step."""
 
     kind: ClassVar[str] = "coloring"
 
-    refresh_period: int = 32
-    """Steps between two measurements of the conflicts (at least the number of groups)."""
-
-    tau: float = 0.25
-    """Two labels conflict where the cosine of their gradients is below -tau; in [-1, 1]."""
-
-    ema_beta: float = 0.9
-    """Share of the old gradient average kept at a measurement; in [0, 1)."""
-
-    tau_schedule: TauKind = "constant"
-    """How tau goes from its warm-up value to its target: constant = at once."""
-
-    tau_initial: float = 1.0
-    """tau during the warm-up; 1 = joint training."""
-
-    warmup_steps: int = 0
-    """Steps of warm-up."""
-
-    anneal_steps: int = 0
-    """Steps from the warm-up value to the target."""
-
-    coloring: ColoringName = "welsh_powell"
-    """Colouring of the conflict graph; dsatur finds fewer groups."""
-
-    min_coverage: int = 1
-    """Groups each label should be in, where it meets no conflict."""
-
-    reweight: bool = False
-    """Divide a label's loss by the number of groups it is in."""
-
-    order: Order = "stalest_first"
-    """Order of the groups after a measurement."""
-
-    scale: Scale = "sum"
-    """Factor of the active losses: 1, 1 / active tasks, or tasks / active tasks."""
-
-    def __post_init__(self) -> None:
-        check_refresh_period(self.refresh_period)
-        check_choice("coloring", self.coloring, COLORING_NAMES)
-        check_choice("order", self.order, ORDERS)
-        check_choice("scale", self.scale, SCALES)
-        if not 0.0 <= self.ema_beta < 1.0:
-            raise UsageError(f"`ema_beta` should lie in [0, 1). Found {self.ema_beta}.")
-        if self.min_coverage < 1:
-            raise UsageError(f"`min_coverage` should be at least 1. Found {self.min_coverage}.")
-        self.schedule_of_tau()
-
-    def schedule_of_tau(self) -> TauSchedule:
-        """Return the tolerance as a function of the step."""
-        return TauSchedule(
-            kind=self.tau_schedule,
-            initial=self.tau_initial,
-            target=self.tau,
-            warmup_steps=self.warmup_steps,
-            anneal_steps=self.anneal_steps,
-        )
-
     def build(self, num_tasks: int, seed: int = 0) -> ColoringScheduler:
-        """Build the schedule; only the random order depends on ``seed``."""
+        """Build the schedule; random orders, sketches and searches depend on ``seed``."""
         return ColoringScheduler(num_tasks, **asdict(self), seed=seed)

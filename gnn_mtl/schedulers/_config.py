@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.schedulers._base import TaskScheduler
+from gnn_mtl.schedulers._group_use import GroupUse, Scale, check_group_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,40 @@ class SchedulerConfig(ABC):
         return {"kind": self.kind, **asdict(self)}
 
 
-def check_refresh_period(refresh_period: int | None) -> None:
-    """Raise UsageError if ``refresh_period`` is below 1."""
+@dataclass(frozen=True, kw_only=True)
+class GroupOptions(SchedulerConfig):
+    """What every schedule of groups can do with them: see :class:`TaskScheduler`."""
+
+    scale: Scale = "sum"
+    """Factor of the losses of an update: 1, 1 / active tasks, or tasks / active tasks."""
+
+    reweight: bool = False
+    """Divide a label's loss by the number of groups it is in."""
+
+    use: GroupUse = "one_group_per_batch"
+    """Groups take turns; or each makes an update of its own on every batch; or they only share
+    weights; or each cycle through them ends with a step back (Sequential Reptile)."""
+
+    outer_lr: float = 0.5
+    """Share of a cycle's way that inner_outer keeps; in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        check_group_options(self.scale, self.use, self.outer_lr)
+
+    def group_options(self) -> dict[str, Any]:
+        """Return these options as keyword arguments."""
+        return {
+            "scale": self.scale,
+            "reweight": self.reweight,
+            "use": self.use,
+            "outer_lr": self.outer_lr,
+        }
+
+
+def check_refresh_period(refresh_period: int | None, name: str = "refresh_period") -> None:
+    """Raise UsageError if a period is below 1."""
     if refresh_period is not None and refresh_period < 1:
-        raise UsageError(f"`refresh_period` should be at least 1 step. Found {refresh_period}.")
+        raise UsageError(f"`{name}` should be at least 1 step. Found {refresh_period}.")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

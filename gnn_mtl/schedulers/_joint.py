@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gnn_mtl.schedulers._base import SCALES, Scale, TaskScheduler
+from gnn_mtl.schedulers._base import TaskScheduler
 from gnn_mtl.schedulers._config import SchedulerConfig, check_choice
+from gnn_mtl.schedulers._group_use import SCALES, Scale
 from gnn_mtl.schedulers._window import RefreshReport
 
 
@@ -27,7 +28,7 @@ class JointScheduler(TaskScheduler):
         return self._report((tuple(range(self._num_tasks)),), None)
 
     def _arguments(self) -> dict[str, object]:
-        return {"scale": self._scale}
+        return {"scale": self._turns.scale}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl._core.seeding import generator
 from gnn_mtl.grouping import equal_sizes, random_groups
-from gnn_mtl.schedulers._base import SCALES, Scale, TaskScheduler
-from gnn_mtl.schedulers._config import SchedulerConfig, check_choice, check_refresh_period
+from gnn_mtl.schedulers._base import TaskScheduler
+from gnn_mtl.schedulers._config import GroupOptions, check_refresh_period
 from gnn_mtl.schedulers._window import RefreshReport
 
 
@@ -32,8 +32,8 @@ class RandomGroupsScheduler(TaskScheduler):
         refresh_period: Steps until new groups are drawn, at least the number of groups; None = the
             first groups stay.
         seed: Seed of the draws; a draw depends on it and on the step only.
-        scale: See :class:`TaskScheduler`.
-        reweight: See :class:`TaskScheduler`; matters where tasks repeat.
+        **group_options: ``scale``, ``reweight`` (matters where tasks repeat), ``use`` and
+            ``outer_lr`` of :class:`TaskScheduler`.
 
     Raises:
         UsageError: If sizes are impossible, or ``follow`` does not rise from step 0.
@@ -49,10 +49,9 @@ class RandomGroupsScheduler(TaskScheduler):
         follow: Sequence[tuple[int, Sequence[int]]] = (),
         refresh_period: int | None = 32,
         seed: int = 0,
-        scale: Scale = "sum",
-        reweight: bool = False,
+        **group_options: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(num_tasks, scale=scale, reweight=reweight)
+        super().__init__(num_tasks, seed=seed, **group_options)
         check_refresh_period(refresh_period)
         if bool(sizes) == bool(follow):
             raise UsageError("Give either `sizes` or `follow` for random groups.")
@@ -77,7 +76,7 @@ class RandomGroupsScheduler(TaskScheduler):
         if stop is not None:
             num_steps = stop - self._step
         elif self._refresh_period is not None:
-            num_steps = max(self._refresh_period, len(sizes))
+            num_steps = self._turns.length(self._refresh_period, len(sizes))
         return self._report(tuple(drawn), num_steps)
 
     def _arguments(self) -> dict[str, object]:
@@ -86,13 +85,12 @@ class RandomGroupsScheduler(TaskScheduler):
             "follow": self._follow,
             "refresh_period": self._refresh_period,
             "seed": self._seed,
-            "scale": self._scale,
-            "reweight": self._reweight,
+            **self._group_arguments(),
         }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random(SchedulerConfig):
+class Random(GroupOptions):
     """Random groups of given sizes, drawn anew at every refresh; one group a step."""
 
     kind: ClassVar[str] = "random"
@@ -109,16 +107,10 @@ class Random(SchedulerConfig):
     refresh_period: int | None = 32
     """Steps between refreshes; None = the first groups stay."""
 
-    scale: Scale = "sum"
-    """Factor of the active losses: 1, 1 / active tasks, or tasks / active tasks."""
-
-    reweight: bool = False
-    """Divide a label's loss by the number of groups it is in."""
-
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(self.sizes))
         object.__setattr__(self, "follow", _checked_follow(self.follow))
-        check_choice("scale", self.scale, SCALES)
+        super().__post_init__()
         check_refresh_period(self.refresh_period)
         if self.num_groups < 1:
             raise UsageError(f"`num_groups` should be at least 1. Found {self.num_groups}.")
@@ -151,8 +143,7 @@ class Random(SchedulerConfig):
             follow=self.follow,
             refresh_period=self.refresh_period,
             seed=seed,
-            scale=self.scale,
-            reweight=self.reweight,
+            **self.group_options(),
         )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gnn_mtl._core.errors import UsageError
-from gnn_mtl.schedulers._base import SCALES, Scale, TaskScheduler
-from gnn_mtl.schedulers._config import SchedulerConfig, check_choice
+from gnn_mtl.schedulers._base import TaskScheduler
+from gnn_mtl.schedulers._config import GroupOptions
 from gnn_mtl.schedulers._window import RefreshReport
 from gnn_mtl.tasks import Grouping
 
@@ -21,8 +21,9 @@ class StaticScheduler(TaskScheduler):
         grouping: The groups; they may overlap.
         order: Indices into ``grouping.groups``, each once, in the order to schedule them; None =
             the order of the grouping, which is sorted.
-        scale: See :class:`TaskScheduler`.
-        reweight: See :class:`TaskScheduler`; matters for overlapping groups.
+        seed: See :class:`TaskScheduler`.
+        **group_options: ``scale``, ``reweight`` (matters for overlapping groups), ``use`` and
+            ``outer_lr`` of :class:`TaskScheduler`.
 
     Raises:
         UsageError: If the grouping is of another number of tasks, or ``order`` is not a
@@ -37,10 +38,10 @@ class StaticScheduler(TaskScheduler):
         grouping: Grouping,
         *,
         order: Sequence[int] | None = None,
-        scale: Scale = "sum",
-        reweight: bool = False,
+        seed: int = 0,
+        **group_options: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(num_tasks, scale=scale, reweight=reweight)
+        super().__init__(num_tasks, seed=seed, **group_options)
         if grouping.num_tasks != num_tasks:
             raise UsageError(
                 f"The grouping should be of the {num_tasks} tasks of this schedule. "
@@ -62,13 +63,13 @@ class StaticScheduler(TaskScheduler):
         return {
             "grouping": self._grouping,
             "order": self._order,
-            "scale": self._scale,
-            "reweight": self._reweight,
+            "seed": self._turns.seed,
+            **self._group_arguments(),
         }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Static(SchedulerConfig):
+class Static(GroupOptions):
     """A fixed grouping, from a file or spelt out; one group a step."""
 
     kind: ClassVar[str] = "static"
@@ -79,19 +80,13 @@ class Static(SchedulerConfig):
     groups: tuple[tuple[int, ...], ...] = ()
     """The groups themselves, instead of a file."""
 
-    scale: Scale = "sum"
-    """Factor of the active losses: 1, 1 / active tasks, or tasks / active tasks."""
-
-    reweight: bool = False
-    """Divide a label's loss by the number of groups it is in."""
-
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", tuple(tuple(group) for group in self.groups))
-        check_choice("scale", self.scale, SCALES)
+        super().__post_init__()
         if (self.file is None) == (not self.groups):
             raise UsageError("Give either `file` or `groups` for a static grouping.")
 
-    def build(self, num_tasks: int, seed: int = 0) -> StaticScheduler:  # noqa: ARG002
+    def build(self, num_tasks: int, seed: int = 0) -> StaticScheduler:
         """Build the schedule; reads the file if there is one.
 
         Raises:
@@ -103,4 +98,4 @@ class Static(SchedulerConfig):
             grouping = Grouping.load(self.file)
         else:
             grouping = Grouping.of(self.groups, num_tasks, "given")
-        return StaticScheduler(num_tasks, grouping, scale=self.scale, reweight=self.reweight)
+        return StaticScheduler(num_tasks, grouping, seed=seed, **self.group_options())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ Order = Literal["stalest_first", "creation", "random"]
 
 @dataclass(frozen=True)
 class Window:
-    """Steps ``[start, stop)`` that cycle through ``groups``; ``stop`` None = until the end."""
+    """Steps ``[start, stop)`` that share ``groups``; ``stop`` None = until the end."""
 
     start: int
     stop: int | None
@@ -34,9 +34,19 @@ class Window:
         """Return whether ``step`` lies inside."""
         return self.start <= step and (self.stop is None or step < self.stop)
 
-    def tasks_at(self, step: int) -> tuple[int, ...]:
-        """Return the tasks active at ``step``."""
-        return self.groups[(step - self.start) % len(self.groups)]
+    def to_dict(self) -> dict[str, Any]:
+        """Return the window as JSON values."""
+        groups = [list(group) for group in self.groups]
+        return {"start": self.start, "stop": self.stop, "groups": groups}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Window:
+        """Build what :meth:`to_dict` returned."""
+        return cls(
+            int(value["start"]),
+            None if value["stop"] is None else int(value["stop"]),
+            tuple(tuple(int(task) for task in group) for group in value["groups"]),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +67,8 @@ class RefreshReport:
         max_wait: Most steps a task has waited since it was last active (0 = active just before).
         mean_wait: The mean of that over tasks.
         max_age: Most refreshes since a task's gradient was last observed.
+        num_supertasks: Super-tasks coloured instead of tasks, where colours were too many.
+        moved: Tasks that changed their class since the colouring before.
         warnings: Sentences on what was wrong with this refresh.
         affinity: What the graph was drawn from.
     """
@@ -74,6 +86,8 @@ class RefreshReport:
     max_wait: int = 0
     mean_wait: float = 0.0
     max_age: int | None = None
+    num_supertasks: int | None = None
+    moved: int | None = None
     warnings: tuple[str, ...] = ()
     affinity: Affinity | None = None
 
@@ -100,6 +114,8 @@ class RefreshReport:
             "max_wait": self.max_wait,
             "mean_wait": self.mean_wait,
             "max_age": self.max_age,
+            "num_supertasks": self.num_supertasks,
+            "moved": self.moved,
             "warnings": list(self.warnings),
         }
 

@@ -7,12 +7,13 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn_mtl._core.errors import FileFormatError, ShapeError
+from gnn_mtl._core.errors import FileFormatError, ShapeError, UsageError
 from gnn_mtl._core.files import atomic_path
 
 FORMAT = "gnn-mtl/affinity"
@@ -99,17 +100,55 @@ class Affinity:
         return ~np.isnan(self.values)
 
     def symmetrized(self) -> Affinity:
-        """Return the mean of both directions; a cell known one way only takes that value."""
+        """Return the mean of both directions; a cell known one way only takes that value.
+
+        Counts add up; standard errors are those of a mean of independent
+        measurements.
+        """
         if self.symmetric:
             return self
-        both = np.stack([self.values, self.values.T])
-        known = ~np.isnan(both)
-        total = np.where(known, both, 0.0).sum(axis=0)
+        known = np.stack([self.known, self.known.T])
         number = known.sum(axis=0)
-        values = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+        diagonal = np.eye(self.num_tasks, dtype=np.bool_)
+
+        def mean(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+            total = np.where(known, np.stack([matrix, matrix.T]), 0.0).sum(axis=0)
+            unknown = np.full(total.shape, np.nan)
+            return np.divide(total, number, out=unknown, where=number > 0)
+
+        counts = stderr = None
+        if self.counts is not None:
+            counts = np.where(diagonal, self.counts, self.counts + self.counts.T)
+        if self.stderr is not None:
+            squares = mean(self.stderr**2)
+            stderr = np.sqrt(squares / np.where(diagonal, 1, np.maximum(number, 1)))
         return Affinity(
-            values, self.method, self.unit, symmetric=True, label_names=self.label_names,
-            details={**self.details, "symmetrized": True},
+            mean(self.values), self.method, self.unit, True, counts, stderr, self.label_names,
+            {**self.details, "symmetrized": True},
+        )  # fmt: skip
+
+    def select_tasks(self, tasks: Sequence[int]) -> Affinity:
+        """Return the affinity among some tasks, in their order.
+
+        Args:
+            tasks: Distinct ids in ``[0, T)``, at least one.
+
+        Raises:
+            UsageError: If they are not.
+        """
+        ids = [int(task) for task in tasks]
+        inside = all(0 <= task < self.num_tasks for task in ids)
+        if not ids or not inside or len(set(ids)) < len(ids):
+            raise UsageError(
+                f"`tasks` should be distinct ids in [0, {self.num_tasks}). Found {ids[:8]}."
+            )
+        cells = np.ix_(ids, ids)
+        names = self.label_names
+        return Affinity(
+            self.values[cells], self.method, self.unit, self.symmetric,
+            None if self.counts is None else self.counts[cells],
+            None if self.stderr is None else self.stderr[cells],
+            None if names is None else tuple(names[task] for task in ids), dict(self.details),
         )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:

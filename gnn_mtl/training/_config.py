@@ -19,7 +19,7 @@ class Train:
     """Passes over the training nodes, at most."""
     max_steps: int | None = None
     """Optimizer steps, at most; whichever of the two is reached first ends the training."""
-    batch_size: int = 512
+    batch_size: int = 256
     """Seed nodes of a step."""
     num_neighbors: tuple[int, ...] = (10, 10)
     """Neighbours sampled per hop, nearest first; the last entry is repeated or cut to the encoder's
@@ -28,6 +28,9 @@ class Train:
     """Sample neighbours with replacement."""
     optimizer: Literal["adam", "adamw"] = "adamw"
     """Adam, or AdamW with decoupled weight decay."""
+    group_moments: bool = False
+    """Adam keeps moments of its own for every group of labels (memory: 8 bytes a shared parameter
+    and group), so that its momentum does not mix groups that take turns."""
     lr: float = 1e-2
     """Learning rate."""
     weight_decay: float = 1e-4

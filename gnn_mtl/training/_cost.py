@@ -15,7 +15,8 @@ class Cost:
 
     Attributes:
         seconds: Wall time of training, evaluation and refreshes.
-        steps: Optimizer steps; a step none of whose tasks has a label here is not one.
+        steps: Optimizer steps; a step none of whose tasks has a label here is not one. A schedule
+            that uses all groups on every batch makes several a batch.
         label_gradients: Sum over the steps of the tasks that took part.
         probe_label_gradients: Task gradients measured for refreshes.
         refreshes: Windows of several groups, or probed, that the scheduler opened.

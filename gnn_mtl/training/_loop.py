@@ -17,7 +17,7 @@ from gnn_mtl._core.progress import Progress
 from gnn_mtl._core.seeding import derive_seed
 from gnn_mtl.datasets import TaskGraph
 from gnn_mtl.gradients import probe
-from gnn_mtl.graph import MiniBatch, NeighborLoader
+from gnn_mtl.graph import LabelInputs, MiniBatch, NeighborLoader
 from gnn_mtl.metrics import Scores
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.records import RunWriter
@@ -32,6 +32,7 @@ from gnn_mtl.training._checkpoint import (
 from gnn_mtl.training._config import Train
 from gnn_mtl.training._cost import Cost, reset_peak_rss
 from gnn_mtl.training._evaluate import evaluate_split, labels_per_node
+from gnn_mtl.training._group_updates import group_updates
 from gnn_mtl.training._signals import StopSignal
 from gnn_mtl.training._step import Optimizers, Skipped, set_learning_rate, train_step
 
@@ -204,19 +205,16 @@ class _Training:
 
     def _step(self, batch: MiniBatch, started: float) -> None:
         self._refresh()
-        tasks = self.scheduler.active_tasks()
+        labelled = torch.nonzero(batch.observed.any(dim=0)).flatten().tolist()
+        tasks = self.scheduler.active_tasks(available=labelled)
         self._log_refreshes()
+        outer_lr = self.scheduler.outer_lr
+        if outer_lr is not None and self.scheduler.begins_cycle:
+            self.optimizers.outer.begin_cycle(outer_lr)
         lr = set_learning_rate(self.optimizers, self.config, self.at.step, self.total_steps)
-        live, losses = train_step(
-            self.model, batch, tasks, self.optimizers,
-            weights=self.scheduler.task_weights(), pos_weight=self.pos_weight,
-            grad_clip=self.config.grad_clip, autocast=self.config.autocast == "bf16",
-            skipped=self.skipped, label_names=self.graph.label_names,
-        )  # fmt: skip
+        live, losses = self._update(batch, tasks)
         self.at.step += 1
         self.at.index += 1
-        self.cost.steps += bool(live)
-        self.cost.label_gradients += len(live)
         self.cost.skipped_losses = sum(self.skipped.losses.values())
         self.cost.skipped_updates = self.skipped.updates
         if self.writer is not None and live and self.at.step % self.config.log_every == 0:
@@ -224,6 +222,33 @@ class _Training:
                 step=self.at.step, epoch=self.at.epoch, loss=float(losses.mean()),
                 num_active=len(live), lr=lr, seconds=time.perf_counter() - started, **self._tag(),
             )  # fmt: skip
+
+    def _update(self, batch: MiniBatch, tasks: tuple[int, ...]) -> tuple[tuple[int, ...], Tensor]:
+        """Make the step's updates; return the tasks that took part and their losses."""
+        options: dict[str, Any] = {
+            "pos_weight": self.pos_weight, "grad_clip": self.config.grad_clip,
+            "autocast": self.config.autocast == "bf16", "skipped": self.skipped,
+            "label_names": self.graph.label_names,
+        }  # fmt: skip
+        updates = self.scheduler.updates()
+        if len(updates) == 1 and not self.scheduler.needs_losses:
+            weights = self.scheduler.task_weights()
+            live, losses = train_step(
+                self.model, batch, tasks, self.optimizers, weights=weights, **options
+            )
+            self.cost.steps += bool(live)
+            self.cost.label_gradients += len(live)
+            return live, losses
+        done = group_updates(
+            self.model, batch, updates, self.optimizers,
+            after_last=self.scheduler.needs_last_losses, **options,
+        )  # fmt: skip
+        if self.scheduler.needs_losses:
+            self.scheduler.observe_losses(done.losses)
+        self.cost.steps += sum(map(bool, done.live))
+        self.cost.label_gradients += done.label_gradients
+        live = tuple(sorted({task for tasks in done.live for task in tasks}))
+        return live, torch.from_numpy(done.losses[0, list(live)])
 
     def _refresh(self) -> None:
         """Feed the scheduler if it asks; the model, the optimizer and the batches do not notice."""
@@ -242,7 +267,10 @@ class _Training:
         self.cost.probe_label_gradients += gradients.label_gradients
 
     def _log_refreshes(self) -> None:
-        for report in self.scheduler.pop_reports():
+        reports = self.scheduler.pop_reports()
+        if reports:
+            self.optimizers.regroup(self.scheduler.groups)
+        for report in reports:
             self.cost.refreshes += report.probed or report.num_colors > 1
             seconds = self.refresh_seconds if report.probed else 0.0
             if self.writer is not None and self.task is None:
@@ -342,13 +370,25 @@ def training_loader(
         config: Batch size, fan-outs, threads.
         seed: Seed of shuffling and sampling.
         **options: Arguments of :class:`NeighborLoader` that replace the configured ones.
+
+    Raises:
+        UsageError: If labels are inputs and a batch holds every training node, so that none is
+            left to be read.
     """
     arguments: dict[str, Any] = {
         "num_neighbors": config.fan_outs(model.encoder.num_hops), "replace": config.replace,
         "batch_size": config.batch_size, "num_workers": config.num_workers,
         "device": next(model.parameters()).device,
     }  # fmt: skip
-    return NeighborLoader(graph, "train", seed=seed, **{**arguments, **options})
+    arguments |= options
+    available = len(graph.split_idx["train"])
+    if isinstance(graph, LabelInputs) and arguments["batch_size"] >= available:
+        raise UsageError(
+            "Labels as inputs need batches smaller than the training set: those of a batch are "
+            f"hidden. Found batches of {arguments['batch_size']} of {available} nodes; lower "
+            "--train.batch-size and --train.probe-batch-size."
+        )
+    return NeighborLoader(graph, "train", seed=seed, **arguments)
 
 
 def choose_device(name: str) -> torch.device:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnn_mtl.benchmarks import BENCHES, _epoch, _measure, _sampler, _schedule
+from gnn_mtl.benchmarks import BENCHES, _coloring, _epoch, _measure, _sampler, _schedule
 from gnn_mtl.benchmarks._measure import interleaved, result
 from gnn_mtl.benchmarks._sampler import uniformity
 from gnn_mtl.cli import main
@@ -19,6 +19,7 @@ KEYS = {
     "sampler": {"over_torch", "over_pyg", "chi_square_min_p"},
     "epoch": {"over_pyg", "over_pyg_bipartite", "loss_curve_max_diff"},
     "schedule": {"scheduled_over_joint"},
+    "coloring": {"colors_over_dsatur_500", "time_over_dsatur_500"},
 }
 
 
@@ -41,6 +42,8 @@ def small(monkeypatch):
     monkeypatch.setattr(_schedule, "planted", shrunk_schedule)
     monkeypatch.setattr(_schedule, "REFRESH_PERIOD", 2)
     monkeypatch.setattr(_schedule, "PROBE_NODES", 32)
+    monkeypatch.setattr(_coloring, "TASKS", 30)
+    monkeypatch.setattr(_coloring, "SMALL", 8)
 
 
 @pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.EmptyConflictGraphWarning")

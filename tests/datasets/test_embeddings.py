@@ -1,6 +1,7 @@
 """NetMF, VERSE and DeepWalk against dense formulas, and against published scores."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,6 +186,36 @@ def test_deepwalk_needs_its_extra(csc, monkeypatch):
     monkeypatch.setitem(sys.modules, "gensim.models", None)
     with pytest.raises(MissingExtraError, match=r"gnn-mtl\[embed\]"):
         deepwalk(csc, 4)
+
+
+def test_what_deepwalk_gives_to_skip_gram(csc, monkeypatch):
+    """Every node starts its walks, words are strings, vectors come back to their nodes."""
+    seen = SimpleNamespace(sentences=[])
+
+    class Skipgram:
+        def __init__(self, **options):
+            seen.options = options
+
+        def build_vocab_from_freq(self, counts):
+            self.words = sorted(counts, key=lambda word: (-counts[word], word))
+            seen.counts = counts
+
+        def train(self, sentences, *, total_examples, epochs):
+            seen.sentences.extend(sentences)
+            assert (len(seen.sentences), epochs) == (total_examples, 1)
+            vectors = np.array([[float(word)] * 3 for word in self.words], dtype=np.float32)
+            self.wv = SimpleNamespace(index_to_key=self.words, vectors=vectors)
+
+    monkeypatch.setitem(sys.modules, "gensim.models", SimpleNamespace(Word2Vec=Skipgram))
+    monkeypatch.setattr(walks_room, "WALKS_AT_ONCE", 13)
+    x = deepwalk(csc, 3, walks_per_node=2, walk_length=6, seed=5)
+    np.testing.assert_array_equal(x, np.arange(60)[:, None] * np.ones(3))
+    assert seen.counts == {str(node): int(degree) for node, degree in enumerate(csc.degrees)}
+    assert seen.options["workers"] == 1
+    starts = sorted(int(walk[0]) for walk in seen.sentences)
+    assert starts == sorted([*range(60), *range(60)])
+    assert all(type(word) is str for walk in seen.sentences for word in walk)
+    assert {len(walk) for walk in seen.sentences} == {6}
 
 
 def test_deepwalk_tells_cliques_apart_and_repeats(monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gnn_mtl._core.errors import ConfigError
 from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, GATv2, Linear, MLPHead
 from gnn_mtl.runs import KINDS, Features, RunConfig, kind_class
-from gnn_mtl.schedulers import Coloring, Joint, Random, Single, Static
+from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Single, Static
 from gnn_mtl.training import Train
 
 SCHEDULERS = [
@@ -25,6 +25,11 @@ SCHEDULERS = [
         refresh_period=8, tau=0.1, ema_beta=0.5, tau_schedule="log", warmup_steps=3,
         anneal_steps=9, coloring="dsatur", min_coverage=2, order="random",
     ),
+    Coloring(
+        rule="density", edge_share=0.2, hysteresis=0.1, coloring="tabu", coloring_iterations=9,
+        max_group_size=3, warm_start=True, max_refresh_period=64, use="inner_outer", outer_lr=0.3,
+    ),
+    Selective(warmup_steps=9, regroup_period=3, credit_last=False, preference=0.5),
 ]  # fmt: skip
 ENCODERS = [
     SAGE(hidden_channels=16, norm="layer"), GCN(num_layers=3), GATv2(hidden_channels=12),

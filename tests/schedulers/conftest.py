@@ -2,11 +2,12 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def observed():
     """Return a function from rows to the object that ``observe`` takes."""
 
@@ -21,7 +22,7 @@ def observed():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def random_rows():
     """Return a function from (step, num_tasks, num_parameters) to that step's gradients."""
 
@@ -32,8 +33,22 @@ def random_rows():
     return make
 
 
-@pytest.fixture
-def drive(observed, random_rows):
+@pytest.fixture(scope="session")
+def losses_around():
+    """Return a function from a schedule to losses around its last updates, some not observed."""
+
+    def make(schedule):
+        rng = np.random.default_rng(schedule.step)
+        rows = len(schedule.updates()) + schedule.needs_last_losses
+        losses = rng.uniform(0.2, 1.0, (rows, schedule.num_tasks))
+        losses[:, rng.random(schedule.num_tasks) < 0.1] = np.nan
+        return losses
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def drive(observed, random_rows, losses_around):
     """Return a function that runs a schedule for some steps and returns its active tasks.
 
     ``rows`` is a function from the step to the gradients of all tasks.
@@ -48,6 +63,8 @@ def drive(observed, random_rows):
                 found = random_rows(step, schedule.num_tasks) if rows is None else rows(step)
                 schedule.observe(observed(found[list(tasks)], tasks))
             active.append(schedule.active_tasks())
+            if schedule.needs_losses:
+                schedule.observe_losses(losses_around(schedule))
         return active
 
     return run

@@ -335,12 +335,12 @@ def test_models_without_sampling(tiny, budget, new_schedule):
 def test_batches_without_any_label_are_steps_that_change_nothing(
     tiny, new_model, budget, steps_seen
 ):
-    """A schedule may name a task that the batch does not observe."""
+    """Where no group has a label in the batch, one is named all the same and nothing moves."""
     graph = tiny.select_tasks([2, 4])
     nodes = graph.split_idx["train"]
     y = graph.to_pyg().y.numpy().copy()
-    y[nodes[1:], 0] = np.nan  # task 0 is observed on one training node alone
-    y[nodes[0], 0] = 1
+    y[nodes[1:]] = np.nan  # both tasks are observed on one training node alone
+    y[nodes[0]] = 1
     data = graph.to_pyg()
     rare = TaskGraph.from_arrays(
         data.edge_index.numpy(), y, x=data.x.numpy(), split=graph.split_idx

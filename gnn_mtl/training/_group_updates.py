@@ -1,0 +1,188 @@
+"""Several updates on one batch, one group after the other, and the losses around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gnn_mtl._core.errors import TrainingStoppedError
+from gnn_mtl.graph import MiniBatch
+from gnn_mtl.nn import LabelModel
+from gnn_mtl.schedulers import Update
+from gnn_mtl.training._step import Combine, Optimizers, Skipped, descend, losses_of
+
+
+@dataclass(frozen=True, eq=False)
+class GroupUpdates:
+    """What :func:`group_updates` did.
+
+    Attributes:
+        live: Tasks that took part, for each update made.
+        losses: Losses of all tasks before each update, float64 ``[U, T]``, then after the last one
+            if asked for; NaN where a task has no label here.
+        forwards: Forward passes it took.
+    """
+
+    live: tuple[tuple[int, ...], ...]
+    losses: NDArray[np.float64]
+    forwards: int
+
+    @property
+    def label_gradients(self) -> int:
+        """Sum over the updates of the tasks that took part."""
+        return sum(map(len, self.live))
+
+
+def group_updates(
+    model: LabelModel,
+    batch: MiniBatch,
+    updates: Sequence[Update],
+    optimizers: Optimizers,
+    *,
+    after_last: bool = False,
+    pos_weight: Tensor | None = None,
+    grad_clip: float | None = None,
+    autocast: bool = False,
+    skipped: Skipped | None = None,
+    label_names: Sequence[str] | None = None,
+    combine: Combine | None = None,
+) -> GroupUpdates:
+    """Make the updates one after the other on the same batch, each from the weights before it.
+
+    Every forward pass computes the losses of all tasks: it carries the graph of the update that
+    follows and is the measurement of what the one before did. All of them draw the same dropout,
+    and batch normalisation counts the batch once: a difference of losses is the update's doing.
+
+    Args:
+        model: The model, in training mode.
+        batch: The batch, on the model's device.
+        updates: Tasks and weights of each update.
+        optimizers: What updates the parameters.
+        after_last: Also measure what the last update did (one forward pass without graph).
+        pos_weight: Weights of the tasks' positives ``[T]``.
+        grad_clip: Largest norm of the shared gradient of an update.
+        autocast: Run forward passes in bfloat16.
+        skipped: Counts what was left out.
+        label_names: Names for warnings.
+        combine: See :func:`train_step`.
+
+    Returns:
+        The tasks that took part in each update and the losses around them.
+
+    Raises:
+        TrainingStoppedError: If tasks have labels here but not one finite loss.
+    """
+    everyone = tuple(range(model.num_tasks))
+    has_label = batch.observed.any(dim=0)
+    if not bool(has_label.any()):
+        rows = len(updates) + after_last
+        nothing = np.full((rows, model.num_tasks), np.nan)
+        return GroupUpdates(((),) * len(updates), nothing, 0)
+    unlabelled = ~has_label.cpu().numpy()
+    replay = _Replay(model)
+    rows_found, live_found = [], []
+    for update in updates:
+        with replay.forward():
+            losses = losses_of(model, batch, everyone, pos_weight, autocast)
+        row = losses.detach().double().cpu().numpy()
+        row[unlabelled] = np.nan
+        rows_found.append(row)
+        live = _live(update, row, unlabelled, skipped, label_names)
+        live_found.append(live)
+        if not live:
+            replay.put_buffers_back()
+            continue
+        if not np.isfinite(row[~unlabelled]).all():  # a broken column would spoil the others
+            with replay.forward():
+                finite = losses_of(model, batch, live, pos_weight, autocast)
+            losses = finite.new_zeros(model.num_tasks).index_add(
+                0, torch.tensor(live, device=finite.device), finite
+            )
+        weight_of = dict(zip(update.tasks, update.weights, strict=True))
+        factors = torch.tensor([weight_of[task] for task in live], dtype=losses.dtype)
+        weighted = losses[list(live)] * factors.to(losses.device)
+        if not descend(
+            model, weighted, live, update.tasks, optimizers, grad_clip=grad_clip,
+            skipped=skipped, combine=combine,
+        ):  # fmt: skip
+            live_found[-1] = ()
+        replay.put_buffers_back()
+    if after_last:
+        with replay.forward(), torch.no_grad():
+            last = losses_of(model, batch, everyone, pos_weight, autocast)
+        row = last.double().cpu().numpy()
+        row[unlabelled] = np.nan
+        rows_found.append(row)
+    replay.finish()
+    return GroupUpdates(tuple(live_found), np.stack(rows_found), len(rows_found))
+
+
+def _live(
+    update: Update,
+    losses: NDArray[np.float64],
+    unlabelled: NDArray[np.bool_],
+    skipped: Skipped | None,
+    label_names: Sequence[str] | None,
+) -> tuple[int, ...]:
+    """Return the update's tasks with a finite loss; the broken ones are counted and named."""
+    labelled = [task for task in update.tasks if not unlabelled[task]]
+    live = tuple(task for task in labelled if np.isfinite(losses[task]))
+    broken = [task for task in labelled if task not in live]
+    if broken and skipped is not None:
+        skipped.count(broken, label_names)
+    if broken and not live and not np.isfinite(losses[~unlabelled]).any():
+        raise TrainingStoppedError(
+            f"Expected finite losses. Found NaN or infinity for all {len(broken)} active tasks "
+            f"(first: {broken[:5]}). Lower --train.lr, or set --train.grad-clip 1."
+        )
+    return live
+
+
+class _Replay:
+    """Gives several forward passes the same random numbers, and buffers that move once."""
+
+    def __init__(self, model: LabelModel) -> None:
+        self.buffers = list(model.buffers())
+        parameter = next(model.parameters())
+        self.device = parameter.device if parameter.device.type == "cuda" else None
+        self.before = self._random_state()
+        self.after: list[Tensor] | None = None
+        self.moved: list[Tensor] = []
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Replay the random numbers of the first forward pass in the block."""
+        self._set_random_state(self.before)
+        yield
+        if self.after is None:
+            self.after = self._random_state()
+            self.moved = [buffer.detach().clone() for buffer in self.buffers]
+
+    def put_buffers_back(self) -> None:
+        """Set the buffers to what the first forward pass left; only after the backward pass."""
+        with torch.no_grad():
+            for buffer, value in zip(self.buffers, self.moved, strict=True):
+                buffer.copy_(value)
+
+    def finish(self) -> None:
+        """Leave buffers and random state as one forward pass does."""
+        self.put_buffers_back()
+        if self.after is not None:
+            self._set_random_state(self.after)
+
+    def _random_state(self) -> list[Tensor]:
+        state = [torch.get_rng_state()]
+        if self.device is not None:
+            state.append(torch.cuda.get_rng_state(self.device))
+        return state
+
+    def _set_random_state(self, state: list[Tensor]) -> None:
+        torch.set_rng_state(state[0])
+        if self.device is not None:
+            torch.cuda.set_rng_state(state[1], self.device)
