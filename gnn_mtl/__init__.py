@@ -15,7 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gnn_mtl.affinity import GradientEMA, estimate_affinity, gradient_cosine
+    from gnn_mtl.affinity import (
+        GradientEMA,
+        ProximalAffinity,
+        blend,
+        estimate_affinity,
+        gradient_cosine,
+        label_cooccurrence,
+        layer_conflict,
+        search_groups,
+    )
     from gnn_mtl.datasets import (
         TaskGraph,
         fetch_ogb,
@@ -24,10 +33,20 @@ if TYPE_CHECKING:
         list_datasets,
         load_dataset,
         load_ogb,
+        load_snap,
         planted,
+        sample_overlap,
         structural_features,
     )
-    from gnn_mtl.gradients import TaskGradients, probe, task_gradients
+    from gnn_mtl.gradients import (
+        TaskGradients,
+        adam_scale,
+        draw_probe_nodes,
+        estimate_cosines,
+        probe,
+        task_gradients,
+        task_gramian,
+    )
     from gnn_mtl.graph import CSCGraph, MiniBatch, NeighborLoader, NeighborSampler
     from gnn_mtl.grouping import group_tasks
     from gnn_mtl.metrics import evaluate
@@ -71,12 +90,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "affinity": ("GradientEMA", "estimate_affinity", "gradient_cosine"),
+    "affinity": (
+        "GradientEMA", "ProximalAffinity", "blend", "estimate_affinity", "gradient_cosine",
+        "label_cooccurrence", "layer_conflict", "search_groups",
+    ),
     "datasets": (
         "TaskGraph", "fetch_ogb", "import_npz", "import_ogb", "list_datasets", "load_dataset",
-        "load_ogb", "planted", "structural_features",
+        "load_ogb", "load_snap", "planted", "sample_overlap", "structural_features",
     ),
-    "gradients": ("TaskGradients", "probe", "task_gradients"),
+    "gradients": (
+        "TaskGradients", "adam_scale", "draw_probe_nodes", "estimate_cosines", "probe",
+        "task_gradients", "task_gramian",
+    ),
     "graph": ("CSCGraph", "MiniBatch", "NeighborLoader", "NeighborSampler"),
     "grouping": ("group_tasks",),
     "metrics": ("evaluate",),

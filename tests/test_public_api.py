@@ -18,12 +18,14 @@ import gnn_mtl
 NAMES = """
 Affinity CSCGraph Coloring ColoringScheduler Features GATv2 GCN GIN GradientEMA Grouping Joint
 JointScheduler LabelModel Linear LinearHeads MLP MLPHead MLPHeads MiniBatch NeighborLoader
-NeighborSampler PyGEncoder Random RandomGroupsScheduler RunConfig SAGE SAGEEncoder SIGN Selective
-SelectiveScheduler Single Static StaticScheduler Sweep TaskGradients TaskGraph TaskRowAdam
-TaskScheduler Train __version__ build_report compare_runs conflict_graph estimate_affinity evaluate
-evaluate_split exact_logits fetch_ogb find_runs fit gradient_cosine group_tasks import_npz
-import_ogb interference list_datasets load_dataset load_ogb masked_bce planted probe read_run
-run_sweep score_table structural_features task_gradients train train_shallow
+NeighborSampler ProximalAffinity PyGEncoder Random RandomGroupsScheduler RunConfig SAGE SAGEEncoder
+SIGN Selective SelectiveScheduler Single Static StaticScheduler Sweep TaskGradients TaskGraph
+TaskRowAdam TaskScheduler Train __version__ adam_scale blend build_report compare_runs
+conflict_graph draw_probe_nodes estimate_affinity estimate_cosines evaluate evaluate_split
+exact_logits fetch_ogb find_runs fit gradient_cosine group_tasks import_npz import_ogb interference
+label_cooccurrence layer_conflict list_datasets load_dataset load_ogb load_snap masked_bce planted
+probe read_run run_sweep sample_overlap score_table search_groups structural_features task_gradients
+task_gramian train train_shallow
 """
 PACKAGE = Path(gnn_mtl.__file__).parent
 ROOMS = sorted(
