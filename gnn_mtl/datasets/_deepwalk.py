@@ -24,7 +24,7 @@ def deepwalk(
     csc: CSCGraph,
     dim: int,
     *,
-    walks_per_node: int = 20,
+    walks_per_node: int = 80,
     walk_length: int = 40,
     window: int = 10,
     seed: int = 0,
