@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,7 +45,7 @@ O is a file (.npz) or a folder of memory maps. gnn-mtl data ACTION --help shows 
 class Fetch:
     """Options of fetch."""
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """Name of the dataset (gnn-mtl data list)."""
     root: Path | None = None
     """Folder of datasets; default: $GNN_MTL_DATA, or the user's cache."""
@@ -56,7 +57,7 @@ class Fetch:
 class Verify:
     """Options of verify."""
 
-    path: Annotated[str, tyro.conf.Positional]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|PATH")]
     """Name of a dataset that is here, or a graph as .npz file or folder."""
     root: Path | None = None
     """Folder of datasets a name is looked up in."""
@@ -129,7 +130,10 @@ def run(argv: Sequence[str]) -> int:
 
 def _fetch(argv: list[str]) -> int:
     options = parse(Fetch, argv, "data fetch", "Get a dataset by name.")
-    limit = None if options.max_gigabytes is None else int(options.max_gigabytes * 1e9)
+    most = options.max_gigabytes
+    if most is not None and not 0 < most < math.inf:
+        raise UsageError(f"--max-gigabytes should be a number above 0. Found {most}.")
+    limit = None if most is None else max(int(most * 1e9), 1)
     print(fetch_dataset(options.name, options.root, max_bytes=limit))
     return 0
 

@@ -48,7 +48,7 @@ class List:
 class Show:
     """Options of show."""
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|PATH")]
     """Name or path."""
     root: Path | None = None
     """Folder of datasets."""
@@ -71,7 +71,7 @@ def list_all(argv: Sequence[str]) -> int:
     table = Table(box=SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
     for heading in ("name", "nodes", "edges", "tasks", "what it is", "licence", "here"):
         justify: Literal["left", "right"] = "right" if heading in NUMBERS else "left"
-        table.add_column(heading, justify=justify, no_wrap=heading != "what it is")
+        table.add_column(heading, justify=justify, no_wrap=heading in ("name", *NUMBERS))
     for name, (entry, copies) in known.items():
         sizes = [_short(number) for number in (entry.nodes, entry.edges)]
         tasks = "any" if entry.tasks is None else str(entry.tasks)
@@ -88,15 +88,13 @@ def show(argv: Sequence[str]) -> int:
     options = parse(Show, argv, "data show", "Say what a dataset holds.")
     name = options.dataset.partition(":")[0]
     entry = catalog().get(name)
-    copies = [] if entry is None else local_copies(name, options.root)
     try:
         graph = load_dataset(options.dataset, options.root, download=False)
     except DatasetNotFoundError as error:
-        if entry is None or copies:
+        if entry is None or local_copies(name, options.root):
             raise
         return _show_absent(entry, options, str(error))
-    if entry is not None and not copies:
-        copies = local_copies(name, options.root)
+    copies = [] if entry is None else local_copies(name, options.root)
     overlap = sample_overlap(graph)
     facts = describe(graph, overlap=overlap)
     facts["differs"] = "" if entry is None else entry.differences(facts)

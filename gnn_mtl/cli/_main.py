@@ -70,6 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(
+            f"gnn-mtl {argv[0]}: {error.filename} cannot be used: {error.strerror}. Check its "
+            "permissions or choose another place.",
+            file=sys.stderr,
+        )
+        return 3
 
 
 def _show_warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
@@ -24,7 +25,10 @@ def find_converted(stem: str) -> Path | None:
     """Return the newest conversion of a set with these options, from whichever source files."""
     ready = _converted().glob(f"{stem}-{'[0-9a-f]' * KEY_DIGITS}/meta.json")
     newest = max(ready, key=lambda file: file.stat().st_mtime_ns, default=None)
-    return None if newest is None else newest.parent
+    if newest is None:
+        return None
+    logger.info("its files are not here; opening what was converted from them: %s", newest.parent)
+    return newest.parent
 
 
 def source_key(files: Iterable[tuple[str, Path]]) -> str:
@@ -51,7 +55,7 @@ def load_converted(
     Raises:
         StorageError: If there is no room.
     """
-    target = _converted() / f"{stem}-{source_key(files)}"
+    target = _converted() / f"{stem.replace('/', '_')}-{source_key(files)}"
     if (target / "meta.json").is_file():
         try:
             return open_converted(target, keep_direction=keep_direction)
@@ -62,12 +66,20 @@ def load_converted(
             return open_converted(target, keep_direction=keep_direction)
         except (DataError, FileNotFoundError):
             shutil.rmtree(target, ignore_errors=True)
+        _remove_leftovers(target)
         logger.info("converting to %s, once", target)
         with scratch_folder(target) as scratch:
             graph = make(scratch)
             save_folder(graph, target)
             del graph
         return open_converted(target, keep_direction=keep_direction)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the scratch folders of processes that were killed; the lock on ``target`` is held."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def open_converted(target: Path, *, keep_direction: bool = False) -> TaskGraph:

@@ -104,7 +104,8 @@ def read_meta(path: Path) -> dict[str, Any]:
         if not path.exists():
             raise
         raise FileFormatError(
-            f"{path} should hold {META}. Found none; it is not a graph folder of this project."
+            f"{path} should hold {META}. Found none: it is not a graph folder of this project. "
+            "Convert what others published with `gnn-mtl data import`."
         ) from error
     except ValueError as error:
         raise FileFormatError(f"{path / META} should be JSON. Found: {error}.") from error

@@ -8,8 +8,10 @@ repeat others) and edge kinds ``edge_*_bits``; any other array is kept in ``extr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +19,14 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from gnn_mtl._core.errors import FileFormatError, LabelError, LabelWarning, SplitError
+from gnn_mtl._core.errors import (
+    FileFormatError,
+    GnnMtlError,
+    LabelError,
+    LabelWarning,
+    SplitError,
+    UsageError,
+)
 from gnn_mtl.datasets._features import clean_edge_attr
 from gnn_mtl.datasets._layout import Arrays, check_lists, unpack_features
 from gnn_mtl.datasets._npz import read_arrays
@@ -60,13 +69,16 @@ def import_npz(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        FileFormatError: If the file is damaged or lacks an array.
+        FileFormatError: If the file is damaged or lacks an array, or arrays do not fit together.
         LabelError: If no label is left.
         SplitError: If there is no published split of that name.
+        UsageError: If ``top`` is not positive.
 
     Warns:
         LabelWarning: If labels repeat others, or have no positive in training.
     """
+    if top is not None and top < 1:
+        raise UsageError(f"`top` should be at least 1. Found {top}.")
     arrays = read_arrays(path)
     if "y" in arrays and "y_indptr" not in arrays:
         arrays |= _as_lists(arrays.pop("y"))
@@ -75,24 +87,44 @@ def import_npz(
             f"{path} should hold {', '.join(NEEDED)}. Missing: {', '.join(missing)}."
         )
     name = name or Path(path).stem
-    nodes = int(arrays["num_nodes"])
-    y = _labels(arrays, nodes)
-    known = arrays.get("labelled")
-    if known is not None and known.ndim == 2:
-        known = known[:, _choose_labels(y, arrays, min_members, top, drop_copies, name)]
-    elif known is None:
-        known = np.diff(y.indptr) > 0 if zero_rows == "unlabelled" else np.ones(nodes, dtype=bool)
-    keep = _choose_labels(y, arrays, min_members, top, drop_copies, name)
-    names = arrays.get("label_names")
-    edges = arrays["edge_index"]
-    return TaskGraph.from_arrays(
-        edges, y[:, keep], num_nodes=nodes, observed=known, split=_split(arrays, split),
-        x=unpack_features(arrays, nodes),
-        edge_attr=_edge_bits(arrays, edges.shape[-1]) if edge_features else None,
-        label_names=[str(task) for task in keep] if names is None else names[keep].tolist(),
-        name=name, directed=bool(arrays.get("directed", False)), keep_direction=keep_direction,
-        extras=_extras(arrays, keep), seed=seed,
-    )  # fmt: skip
+    with _fitting(path):
+        nodes = int(arrays["num_nodes"])
+        y = _labels(arrays, nodes)
+        keep = _choose_labels(y, arrays, min_members, top, drop_copies, name)
+        known = arrays.get("labelled")
+        if known is not None and known.ndim == 2:
+            known = known[:, keep]
+        elif known is None:
+            known = (np.diff(y.indptr) > 0) | (zero_rows == "negative")
+        names = arrays.get("label_names")
+        if names is not None and names.shape != y.shape[1:]:
+            raise LabelError(
+                f"`label_names` should be {y.shape[1]} names, one a label. Found shape "
+                f"{names.shape}."
+            )
+        edges = arrays["edge_index"]
+        return TaskGraph.from_arrays(
+            edges, y[:, keep], num_nodes=nodes, observed=known, split=_split(arrays, split),
+            x=unpack_features(arrays, nodes),
+            edge_attr=_edge_bits(arrays, edges.shape[-1]) if edge_features else None,
+            label_names=[str(task) for task in keep] if names is None else names[keep].tolist(),
+            name=name, directed=bool(arrays.get("directed", False)), keep_direction=keep_direction,
+            extras=_extras(arrays, keep), seed=seed,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _fitting(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what arrays of other shapes or types do to the code into a FileFormatError."""
+    try:
+        yield
+    except GnnMtlError:
+        raise
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+        raise FileFormatError(
+            f"{path} should hold arrays of numbers that fit together (docs/formats.md). Found: "
+            f"{error}. Write it again."
+        ) from error
 
 
 def _as_lists(y: NDArray[Any]) -> Arrays:

@@ -69,7 +69,7 @@ def local_copies(name: str, root: str | os.PathLike[str] | None = None) -> list[
     if entry.family == "embedded":
         file = embedded_folder(name) / f"{name}.npz"
         found.append(LocalCopy("embedded", file, _size([file])))
-    metas = sorted((data_dir() / "converted").glob(f"*/{META}"))
+    metas = sorted((data_dir() / "converted").glob(f"[!.]*/{META}"))
     folders = [meta.parent for meta in metas if _name_in(meta) == name]
     return found + [LocalCopy("converted", folder, _size([folder])) for folder in folders]
 

@@ -110,7 +110,10 @@ def _inflated(packed: bytes, names: Sequence[str], order: Literal["<", ">"]) -> 
         return begin[8:]
     if size > MOST_BYTES:
         raise ValueError(f"{size} bytes unpacked, more than {MOST_BYTES}")
-    rest = inflater.decompress(inflater.unconsumed_tail, max(size + 8 - len(begin), 1))
+    # one byte more than there should be, so that the checksum behind them is reached and compared
+    rest = inflater.decompress(inflater.unconsumed_tail, max(size + 8 - len(begin), 0) + 1)
+    if not inflater.eof:
+        raise ValueError("compressed data that break off, or go on")
     content = (begin + rest)[8 : 8 + size]
     if len(content) != size:
         raise ValueError(f"{len(content)} of {size} bytes unpacked")

@@ -11,10 +11,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from gnn_mtl._core.errors import LabelError, UsageError
+from gnn_mtl._core.errors import FileFormatError, LabelError, UsageError
 from gnn_mtl.datasets._build import both_ways
 from gnn_mtl.datasets._features import check_rows_finite
-from gnn_mtl.datasets._ogb_sets import OGBInfo, RawGraph
+from gnn_mtl.datasets._ogb_sets import SETS, OGBInfo, RawGraph
 from gnn_mtl.datasets._splits import make_split
 from gnn_mtl.datasets._targets import TargetStore, make_targets, store_csr
 from gnn_mtl.datasets._task_graph import TaskGraph
@@ -59,6 +59,7 @@ def make_graph(raw: RawGraph, info: OGBInfo, options: OGBOptions) -> TaskGraph:
     Raises:
         LabelError: If labels are not classes, or not 0, 1 and NaN.
         GraphError, SplitError, FeatureError: If edges, split or features do not fit.
+        FileFormatError: If one of OGB's own sets lacks its features.
         UsageError: If species are asked for where there are none.
     """
     labels = _make_labels(raw, info)
@@ -137,6 +138,11 @@ def _edge_chunks(raw: RawGraph) -> Iterator[tuple[NDArray[np.int32], slice]]:
 
 def _make_features(raw: RawGraph, info: OGBInfo, options: OGBOptions) -> Any:  # noqa: ANN401
     x: Any = raw.node_feat
+    if x is None and raw.edge_feat is None and info.name in SETS:
+        raise FileFormatError(
+            f"{info.name} should have features of nodes or edges. Found no node-feat and no "
+            "edge-feat among its raw files. Fetch or copy the dataset again."
+        )
     if x is None and raw.edge_feat is not None and options.incident != "none":
         x = incident_features(raw, info, mean=options.incident == "mean")
     if not options.species:

@@ -72,8 +72,8 @@ def _read_csv(folder: Path, info: OGBInfo, scratch: Path) -> RawGraph:
 def _read_csv_types(folder: Path, info: OGBInfo, scratch: Path) -> RawGraph:
     raw = folder / "raw"
     kind = _marked_type(raw / "nodetype-has-label.csv.gz")
-    header, *counts = read_text(raw / "num-node-dict.csv.gz")
     where = raw / "num-node-dict.csv.gz"
+    header, *counts = read_text(where) or [[]]
     nodes = _one_graph([row[header.index(kind)] for row in counts] if kind in header else [], where)
     labels = stream_table(
         raw / "node-label" / kind / "node-label.csv.gz", scratch / "y", nodes, "f8"

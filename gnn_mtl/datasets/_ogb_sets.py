@@ -15,7 +15,10 @@ from gnn_mtl.datasets._ogb_torch import read_torch_file
 
 URL = "https://snap.stanford.edu/ogb/data/nodeproppred/{}.zip"
 META = "meta_dict.pt"
-MARKERS = ("edge.csv.gz", "data.npz", "triplet-type-list.csv.gz", "edge_index_dict.npz")
+MARKERS = (
+    "edge.csv.gz", "data.npz", "triplet-type-list.csv.gz", "edge_index_dict.npz",
+    "num-node-list.csv.gz",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +192,10 @@ def _plain_name(text: str) -> str:
 def _dataset_folder(path: Path) -> Path | None:
     if _has_raw(path):
         return path
-    below = sorted(child for child in path.iterdir() if _has_raw(child)) if path.is_dir() else []
-    return below[0] if len(below) == 1 and (path / META).is_file() else None
+    if not (path / META).is_file():
+        return None
+    below = [child for child in path.iterdir() if _has_raw(child)]
+    return below[0] if len(below) == 1 else None
 
 
 def _has_raw(folder: Path) -> bool:

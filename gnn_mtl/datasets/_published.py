@@ -175,9 +175,10 @@ def fetch_published(
     with locked(staging):
         if (found := _find(known, base)) is not None:
             return found
+        limit = MOST_BYTES if max_bytes is None else max_bytes
         for source in known.sources:
             try:
-                _fetch(source, staging / source.path, max_bytes or MOST_BYTES)
+                _fetch(source, staging / source.path, limit)
             except DatasetNotFoundError as error:
                 raise DatasetNotFoundError(_how_to_get(name, base, str(error))) from error
         with writing(base):
@@ -247,8 +248,10 @@ def _how_to_get(name: str, base: Path, reason: str) -> str:
         steps.append(f"curl -fL --create-dirs -o {target} {source.url}")
         steps += [f"unzip {target} -d {target.parent / 'raw'}"] if source.members else []
     places = [base / place for place in known.places]
+    size = f" No file has more than {MOST_BYTES / 1e6:.0f} MB." if known.sources else ""
     return (
         f"Expected {name} at {' or '.join(map(str, places))}, or under that name in {data_dir()}. "
-        f"Found neither. {reason} ({FOLDER_VARIABLE} names another place; {OFFLINE_VARIABLE} is "
-        f"{'set' if is_offline() else 'not set'}.) By hand:\n  " + "\n  ".join(steps)
+        f"Found neither. {reason}{size} ({FOLDER_VARIABLE} names another place; "
+        f"{OFFLINE_VARIABLE} is {'set' if is_offline() else 'not set'}.) By hand:\n  "
+        + "\n  ".join(steps)
     )

@@ -116,7 +116,7 @@ def _links(path: Path, nodes: int) -> NDArray[np.int64]:
             if key == "directed":
                 directed = stream.value() is True
             elif key == "links":
-                parts += _pairs(stream, nodes)
+                parts += _pairs(stream, nodes, path)
             elif key == "nodes":
                 for _ in stream.elements():
                     pass
@@ -128,19 +128,22 @@ def _links(path: Path, nodes: int) -> NDArray[np.int64]:
     return links if directed else np.concatenate([links, links[::-1]], axis=1)
 
 
-def _pairs(stream: JsonStream, nodes: int) -> Iterator[NDArray[np.int64]]:
+def _pairs(stream: JsonStream, nodes: int, path: Path) -> Iterator[NDArray[np.int64]]:
     pairs: list[tuple[Any, Any]] = []
     for link in stream.elements():
         pairs.append((link["source"], link["target"]))
         if len(pairs) == LINKS_AT_ONCE:
-            yield _checked(pairs, nodes)
+            yield _checked(pairs, nodes, path)
             pairs.clear()
     if pairs:
-        yield _checked(pairs, nodes)
+        yield _checked(pairs, nodes, path)
 
 
-def _checked(pairs: list[tuple[Any, Any]], nodes: int) -> NDArray[np.int64]:
+def _checked(pairs: list[tuple[Any, Any]], nodes: int, path: Path) -> NDArray[np.int64]:
     values = np.array(pairs)
     if values.dtype.kind != "i" or values.min() < 0 or values.max() >= nodes:
-        raise GraphError(f"Links should join node ids in [0, {nodes}). Found others.")
+        raise GraphError(
+            f"Links of {path} should join node ids in [0, {nodes}). Found others. Fetch or copy it "
+            "again."
+        )
     return values.astype(np.int64)

@@ -24,8 +24,7 @@ from gnn_mtl.datasets._build import both_ways
 from gnn_mtl.datasets._convert import load_converted
 from gnn_mtl.datasets._json_stream import json_stream
 from gnn_mtl.datasets._ogb_csv import reading
-from gnn_mtl.datasets._ogb_npz import Member
-from gnn_mtl.datasets._ogb_npz import open_member
+from gnn_mtl.datasets._ogb_npz import Member, open_member
 from gnn_mtl.datasets._pyg_raw import as_float32, locate, open_rows, raw_folder
 from gnn_mtl.datasets._splits import SPLITS, make_split
 from gnn_mtl.datasets._targets import BitTargets

@@ -50,7 +50,8 @@ def load_dataset(
             (``snap-dblp:k=283,graph=full,min_members=20``), published sets a split and a seed
             (``blogcatalog:split=split1``); or a path: an ``.npz`` in the project's layout or of
             plain arrays (:func:`import_npz`), a ``.mat`` file, a folder in the project's layout,
-            OGB's, SNAP's, MLGNC's, or of PyG's raw files (:func:`import_published`).
+            OGB's, SNAP's, MLGNC's, or of PyG's raw files (:func:`import_published`). What others
+            published takes the same options behind its path (``data/com-mine:k=50``).
         root: Folder of datasets: ``root/NAME`` is looked at before what comes with the package.
         keep_direction: Pass messages along directed edges from source to target only.
         download: Fetch a dataset that is not here, up to 2 GB.
@@ -59,15 +60,16 @@ def load_dataset(
         DatasetNotFoundError: If there is neither such a name nor such a path (near names are
             given), or the dataset is not here and cannot be fetched (how to get it is said).
         FileFormatError: If a file is damaged or of another layout.
-        UsageError: If an argument after the colon is unknown or malformed.
+        UsageError: If an argument after the colon is unknown or malformed, or the dataset takes
+            none.
     """
     text = os.fspath(name_or_path)
     name, _, arguments = text.partition(":")
     if name == "planted":
         return planted(**_parse_arguments(arguments, planted, name))
-    path = Path(text).expanduser()
-    if root is not None and (Path(root).expanduser() / name).exists():
-        path = Path(root).expanduser() / name
+    stored = _locate(os.path.join(root, text)) if root is not None and name else None
+    if stored is not None:
+        path, arguments = stored
     elif name == "debian-tags":
         path = embedded_folder("debian-tags")
     elif name in SETS:
@@ -81,13 +83,21 @@ def load_dataset(
         return load_published(
             name, root, keep_direction=keep_direction, download=download, **chosen
         )
+    else:
+        path, arguments = _locate(text) or (Path(text).expanduser(), "")
     if text and is_snap(path):
-        return import_snap(path)
+        return import_snap(path, **_parse_arguments(arguments, CommunityOptions, str(path)))
     if text and is_ogb_folder(path):
-        return import_ogb(path, keep_direction=keep_direction)
+        options = _parse_arguments(arguments, OGBOptions, str(path))
+        return import_ogb(path, **{"keep_direction": keep_direction} | options)
     if text and kind_of(path) is not None:
-        chosen = _parse_arguments(arguments, PublishedOptions, name)
+        chosen = _parse_arguments(arguments, PublishedOptions, str(path))
         return import_published(path, keep_direction=keep_direction, **chosen)
+    if arguments and path.exists():
+        raise UsageError(
+            f"{path} is read as it is, without arguments. Found {arguments!r} behind its name; "
+            "leave that out."
+        )
     if text and path.is_dir():
         single = path / f"{path.name}.npz"
         if not single.is_file():
@@ -138,6 +148,15 @@ def check_sum(path: Path) -> None:
                 f"{path} should have the SHA-256 {digest} of {sums}. Found {found}. "
                 "Fetch or build the file again."
             )
+
+
+def _locate(text: str) -> tuple[Path, str] | None:
+    """Return what is there of PATH:ARGUMENTS; the path itself may hold colons."""
+    head, _, arguments = text.rpartition(":")
+    for place, rest in ((text, ""), (head, arguments)):
+        if place and (path := Path(place).expanduser()).exists():
+            return path, rest
+    return None
 
 
 def _not_found(text: str) -> str:

@@ -221,8 +221,10 @@ def fetch_snap(
 
 
 def is_snap(path: Path) -> bool:
-    """Return whether ``path`` is a folder with SNAP's edges, or such a file."""
-    return bool(_stems(path))
+    """Return whether ``path`` is a folder with SNAP's edges or communities, or a file of edges."""
+    communities = tuple(f"{end}{packed}" for end in COMMUNITIES for packed in ("", PACKED))
+    names = [file.name for file in path.iterdir()] if path.is_dir() else []
+    return bool(_stems(path)) or any(name.endswith(communities) for name in names)
 
 
 def local_files(name: str, base: Path) -> list[Path]:

@@ -55,7 +55,8 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
 def _changed_files(folder: Path, sums: dict[str, str]) -> list[str]:
     files = {name: folder / f"{name}.npy" for name in sums}
     return [
-        f"{file.name} should have the SHA-256 of meta.json. Found another content."
+        f"{file.name} should have the SHA-256 of meta.json. Found another content. Remove the "
+        "folder and fetch, convert or build it again."
         for name, file in files.items()
         if file.is_file() and sha256(file) != sums[name]
     ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -157,6 +158,48 @@ def test_fetch_says_how_without_a_network(cli, here):
     assert cli("data", "fetch", "planted").code == 2
     assert cli("data", "fetch", "ogb-arxiv").code == 2
     assert cli("data", "fetch", "debian-tags").code == 0
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf", "0", "-1"])
+def test_a_limit_that_is_none(limit, cli):
+    said = cli("data", "fetch", "snap-dblp", "--max-gigabytes", limit)
+    assert said.code == 2
+    assert "--max-gigabytes should be a number above 0" in said.err
+
+
+@pytest.mark.parametrize("action", ["show", "verify"])
+def test_what_the_system_refuses_is_said(action, cli):
+    said = cli("data", action, "a" * 300)
+    assert said.code == 3
+    assert "cannot be used: File name too long" in said.err
+
+
+def test_what_was_just_converted_is_shown(cli, here):
+    make_small_snap(here / "com-dblp")
+    for _ in range(2):
+        kinds = [copy["kind"] for copy in json.loads(
+            cli("data", "show", "snap-dblp", "--root", here, "--json").out
+        )["copies"]]  # fmt: skip
+        assert kinds == ["fetched", "converted"]
+
+
+def make_small_snap(folder):
+    """Write a ring with two communities."""
+    folder.mkdir()
+    ring = "".join(f"{node}\t{(node + 1) % 40}\n" for node in range(40))
+    (folder / "com-dblp.ungraph.txt").write_text(ring)
+    communities = ("\t".join(map(str, range(start, start + 20))) for start in (0, 15))
+    (folder / "com-dblp.top5000.cmty.txt").write_text("\n".join(communities) + "\n")
+
+
+def test_a_narrow_terminal_shows_every_column(cli, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", cli("data", "list").out).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    words = " ".join(" ".join(lines).split())
+    assert "papers100M" in words
+    assert "reviewer" in words
 
 
 @pytest.mark.parametrize("out", ["graph.npz", "graph"])

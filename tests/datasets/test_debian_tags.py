@@ -16,9 +16,9 @@ from gnn_mtl.datasets._debian_tags import (
     parse_stanzas,
     read_index,
 )
-from gnn_mtl.datasets._registry import _embedded
+from gnn_mtl.datasets._registry import embedded_folder
 
-FOLDER = _embedded("debian-tags")
+FOLDER = embedded_folder("debian-tags")
 RECIPE = Recipe(
     min_applications=2, max_needed_by=6, min_users=2, min_word_packages=2, min_word_nodes=2
 )

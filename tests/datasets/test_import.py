@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from gnn_mtl._core.errors import FileFormatError, LabelError, LabelWarning, SplitError
+from gnn_mtl._core.errors import (
+    FileFormatError,
+    LabelError,
+    LabelWarning,
+    SplitError,
+    UsageError,
+)
 from gnn_mtl.datasets import describe, import_npz, load_npz, save_npz, verify
 
 REAL = [
@@ -115,6 +121,28 @@ def test_labels_that_do_not_fit(plain):
         import_npz(plain(y_shape=np.array([5, 4])))
     with pytest.raises(FileFormatError, match=r"\[0, 2\)"):
         import_npz(plain(y_shape=np.array([6, 2])))
+
+
+@COPIES
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_nodes", np.array([6, 6])), ("y_shape", np.array([6])), ("y_shape", np.array(6)),
+        ("label_names", np.array(["a"])), ("first_copy_of", np.arange(3)),
+        ("edge_kind_bits", np.array([0.5, 1, 2, 3])), ("edge_kind_bits", np.array(["a"])),
+        ("labelled", np.ones((6, 2), dtype=bool)), ("directed", np.array([True, False])),
+    ],
+)  # fmt: skip
+def test_arrays_that_do_not_fit(plain, name, value):
+    path = plain(**{name: value})
+    with pytest.raises((FileFormatError, LabelError), match=r"plain\.npz should|`label_names`"):
+        import_npz(path, edge_features=True)
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_top_is_a_number_of_labels(plain, top):
+    with pytest.raises(UsageError, match="at least 1"):
+        import_npz(plain(), top=top)
 
 
 @COPIES

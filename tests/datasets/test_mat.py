@@ -1,5 +1,6 @@
 """MATLAB files of BlogCatalog, PPI and POS, whole and damaged; scipy's reader is the oracle."""
 
+import contextlib
 import importlib.util
 import math
 import tempfile
@@ -219,6 +220,16 @@ def test_damaged_files(mat, tmp_path):
         import_mat(tmp_path / "absent.mat")
 
 
+@pytest.mark.parametrize("bit", [1, 16, 128])
+def test_packed_numbers_are_checked(mat, bit):
+    path = mat(do_compression=True)
+    content, wanted = path.read_bytes(), import_mat(path).fingerprint()
+    for place in range(128, len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        with contextlib.suppress(DataError):
+            assert import_mat(path).fingerprint() == wanted
+
+
 def test_a_bomb_is_not_unpacked(mat):
     path = mat()
     packed = zlib.compress(bytes([14, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF]) + _matrix_begin())
@@ -326,6 +337,17 @@ def test_names_and_paths(tmp_path):
         load_dataset("blogcatalog:path=/etc", tmp_path / "all")
     with pytest.raises(DatasetNotFoundError, match="none of them"):
         import_published(tmp_path)
+
+
+def test_paths_take_arguments_and_may_hold_colons(tmp_path):
+    folder = tmp_path / "a b" / "ü:c"
+    make_multilabel.make_mat(folder / "some.mat")
+    assert load_dataset(folder / "some.mat").split_kind == "node"
+    assert load_dataset(f"{folder}/some.mat:split=task", tmp_path).split_kind == "task"
+    with pytest.raises(UsageError, match=r"some\.mat are written.*'splt=task'.*mean split"):
+        load_dataset(f"{folder}/some.mat:splt=task")
+    with pytest.raises(DatasetNotFoundError):
+        load_dataset(f"{folder}/other.mat:split=task")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

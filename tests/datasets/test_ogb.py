@@ -604,6 +604,8 @@ BROKEN = {
     "no counts": (drop(NODES), FileFormatError, "num-node-list"),
     "no species": (drop("raw/species.csv.gz"), FileFormatError, "node_species"),
     "no split": (drop(TRAIN), FileFormatError, "train"),
+    "no edges": (drop(EDGES), FileFormatError, r"Expected the file .*edge\.csv\.gz"),
+    "no edge features": (drop(FEATURES), FileFormatError, "no edge-feat"),
     "fewer edges": (edit(EDGES, lambda r: r[:-1]), FileFormatError, "126 rows. Found 125"),
     "more edges": (edit(EDGES, lambda r: [*r, "1,2"]), FileFormatError, "126 rows. Found more"),
     "fewer edge features": (edit(FEATURES, lambda r: r[1:]), FileFormatError, "Found 125"),
@@ -802,6 +804,9 @@ BROKEN_MAG = {
     ),
     "no count": (
         edit("raw/num-node-dict.csv.gz", lambda _: ["author", "20"]), FileFormatError, "num-node"
+    ),
+    "no counts at all": (
+        put("raw/num-node-dict.csv.gz", ""), FileFormatError, "size of one graph. Found nothing"
     ),
     "ids of another type": (
         edit("raw/relations/paper___cites___paper/edge.csv.gz", lambda r: ["45,0", *r[1:]]),

@@ -59,6 +59,13 @@ def test_paths_and_roots(tmp_path):
         load_dataset(tmp_path / "other")
 
 
+def test_arguments_that_nobody_takes_are_refused(tmp_path):
+    save_folder(planted(100, num_tasks=3, num_groups=1), tmp_path / "pos")
+    for name in ("pos:split=task", f"{tmp_path}/pos:split=task", "debian-tags:split=task"):
+        with pytest.raises(UsageError, match=r"without arguments\. Found 'split=task'"):
+            load_dataset(name, tmp_path)
+
+
 def test_the_room_does_not_need_pyg():
     code = (
         "import sys, gnn_mtl.datasets as d; d.planted(50, num_tasks=2, num_groups=1);"

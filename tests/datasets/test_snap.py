@@ -31,6 +31,7 @@ from gnn_mtl.datasets import (
     _snap,
     _snap_text,
     fetch_snap,
+    import_any,
     import_snap,
     load_dataset,
     load_snap,
@@ -190,9 +191,10 @@ BROKEN = {
 def test_broken_files(what, mini, cache):
     make_snap.BROKEN[what](mini)
     error, message = BROKEN[what]
-    with pytest.raises(error, match=message) as caught:
-        import_snap(mini)
-    assert str(mini) in str(caught.value)
+    for read in (import_snap, load_dataset):
+        with pytest.raises(error, match=message) as caught:
+            read(mini)
+        assert str(mini) in str(caught.value)
     left = cache.rglob("*") if cache.exists() else []
     assert all(path.is_dir() or path.suffix == ".lock" for path in left)
     assert not list(cache.glob("converted/[!.]*"))
@@ -299,11 +301,38 @@ def test_converted_once_and_nothing_written_to_the_source(mini, cache, monkeypat
     assert [verify(folder) for folder in made] == [[], []]
 
 
-def test_what_was_converted_is_enough(tmp_path, cache):
+def test_options_reach_a_folder_however_it_is_found(tmp_path):
+    make_snap.make_mini(tmp_path / "snap-amazon", stem="com-amazon")
+    wanted = load_snap("snap-amazon", tmp_path / "snap-amazon", k=3).fingerprint()
+    for found in (
+        load_dataset("snap-amazon:k=3", tmp_path),
+        load_dataset(f"{tmp_path}/snap-amazon:k=3"),
+        import_any(f"{tmp_path}/snap-amazon:k=3"),
+    ):
+        assert found.fingerprint() == wanted
+    with pytest.raises(UsageError, match="Did you mean version"):
+        load_dataset("snap-amazon:verion=v3", tmp_path)
+
+
+def test_leftovers_of_killed_processes_are_removed(mini, cache):
+    import_snap(mini)
+    (made,) = cache.glob("converted/com_mini*")
+    (left := made.with_name(f".{made.name}.abc")).mkdir()
+    (left / "edges").write_bytes(b"0")
+    (other := made.with_name(f".other-{made.name}.abc")).mkdir()
+    (made / "meta.json").unlink()
+    import_snap(mini)
+    assert not left.exists()
+    assert other.exists()
+
+
+def test_what_was_converted_is_enough(tmp_path, cache, caplog):
     make_snap.make_mini(tmp_path / "com-amazon", stem="com-amazon")
     wanted = load_dataset("snap-amazon:k=3", tmp_path).fingerprint()
     shutil.rmtree(tmp_path / "com-amazon")
-    assert load_dataset("snap-amazon:k=3", tmp_path).fingerprint() == wanted
+    with caplog.at_level("INFO", logger="gnn_mtl"):
+        assert load_dataset("snap-amazon:k=3", tmp_path).fingerprint() == wanted
+    assert f"converted from them: {cache / 'converted'}" in caplog.text
     with pytest.raises(DatasetNotFoundError):
         load_dataset("snap-amazon", tmp_path)  # with other options it was not
 
