@@ -85,7 +85,7 @@ if TYPE_CHECKING:
         TaskScheduler,
     )
     from gnn_mtl.tasks import Affinity, Grouping, conflict_graph, interference
-    from gnn_mtl.training import TaskRowAdam, Train, evaluate_split, fit
+    from gnn_mtl.training import StepHooks, TaskRowAdam, Train, evaluate_split, fit
 
 __version__ = "0.1.0"
 
@@ -118,7 +118,7 @@ _ROOMS = {
         "StaticScheduler", "TaskScheduler",
     ),
     "tasks": ("Affinity", "Grouping", "conflict_graph", "interference"),
-    "training": ("TaskRowAdam", "Train", "evaluate_split", "fit"),
+    "training": ("StepHooks", "TaskRowAdam", "Train", "evaluate_split", "fit"),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

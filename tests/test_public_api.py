@@ -20,7 +20,7 @@ Affinity CSCGraph Coloring ColoringScheduler Features GATv2 GCN GIN GradientEMA 
 JointScheduler LabelModel Linear LinearHeads MLP MLPHead MLPHeads MiniBatch NeighborLoader
 NeighborSampler ProximalAffinity PyGEncoder Random RandomGroupsScheduler RunConfig SAGE SAGEEncoder
 SIGN Selective SelectiveScheduler Single Static StaticScheduler Sweep TaskGradients TaskGraph
-TaskRowAdam TaskScheduler Train __version__ adam_scale blend build_report compare_runs
+StepHooks TaskRowAdam TaskScheduler Train __version__ adam_scale blend build_report compare_runs
 conflict_graph draw_probe_nodes estimate_affinity estimate_cosines evaluate evaluate_split
 exact_logits fetch_ogb find_runs fit gradient_cosine group_tasks import_npz import_ogb interference
 label_cooccurrence layer_conflict list_datasets load_dataset load_ogb load_snap masked_bce planted

@@ -19,7 +19,9 @@ the groups that serve every task best.
 
 Diagnostics: ``affinity_facts`` and ``pair_table`` put shared samples, chance (``affinity_null``,
 ``shuffled_batches``), errors and ``effective_samples`` beside the values; ``layer_conflict``
-(``conflicts_by_layer``) says in which layers the tasks conflict.
+(``conflicts_by_layer``) says in which layers the tasks conflict; ``fidelity`` compares an estimate
+with exact cosines, ``fidelity_study`` every way of measuring them, ``gain_fidelity`` compares with
+what training groups of tasks really gave.
 """
 
 from gnn_mtl.affinity._batch_cosine import SectionGradients, cosine_affinity, section_gradients
@@ -35,6 +37,14 @@ from gnn_mtl.affinity._diagnostics import (
 from gnn_mtl.affinity._ema import GradientEMA, ObservedGradients
 from gnn_mtl.affinity._estimate import LABEL_METHODS, MODEL_METHODS, estimate_affinity
 from gnn_mtl.affinity._etap import GainPredictor
+from gnn_mtl.affinity._fidelity import (
+    Fidelity,
+    GainFidelity,
+    edge_tau,
+    fidelity,
+    gain_fidelity,
+)
+from gnn_mtl.affinity._fidelity_study import FidelityRow, FidelityStudy, fidelity_study
 from gnn_mtl.affinity._gradient_cosine import gradient_cosine
 from gnn_mtl.affinity._gramian_ema import GramianEMA
 from gnn_mtl.affinity._group_gains import group_gains
@@ -55,6 +65,10 @@ __all__ = [
     "LABEL_METHODS",
     "MODEL_METHODS",
     "CellMean",
+    "Fidelity",
+    "FidelityRow",
+    "FidelityStudy",
+    "GainFidelity",
     "GainPredictor",
     "GradientEMA",
     "GramianEMA",
@@ -70,8 +84,12 @@ __all__ = [
     "choose_groups",
     "conflicts_by_layer",
     "cosine_affinity",
+    "edge_tau",
     "effective_samples",
     "estimate_affinity",
+    "fidelity",
+    "fidelity_study",
+    "gain_fidelity",
     "gradient_cosine",
     "group_gains",
     "label_cooccurrence",

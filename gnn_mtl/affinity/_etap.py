@@ -12,8 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import GroupKFold
-from sklearn.preprocessing import SplineTransformer
 
 from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl.affinity._group_gains import check_masks, group_gains
@@ -152,6 +150,8 @@ class GainPredictor:
         number = len(np.unique(groups))
         if len(y) < MIN_PAIRS or number < 3 or np.ptp(x[:, 0]) == 0:
             return
+        from sklearn.model_selection import GroupKFold
+
         folds = list(GroupKFold(min(self.folds, number)).split(x, y, groups))
         best = sum(_affine_error(x[:, 0], y, fit, held) for fit, held in folds)
         for degree, knots in itertools.product(self.degrees, self.knots):
@@ -203,6 +203,8 @@ class GainPredictor:
 
 def _basis(degree: int, knots: int) -> Any:  # noqa: ANN401
     """Splines of every input, linear beyond the data."""
+    from sklearn.preprocessing import SplineTransformer
+
     return SplineTransformer(
         n_knots=knots, degree=degree, include_bias=False, extrapolation="linear"
     )

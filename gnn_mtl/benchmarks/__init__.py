@@ -19,6 +19,7 @@ def _bench(module: str) -> Callable[..., dict[str, Any]]:
 BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "sampler": _bench("_sampler"),
     "epoch": _bench("_epoch"),
+    "refresh": _bench("_refresh"),
     "schedule": _bench("_schedule"),
     "coloring": _bench("_coloring"),
 }

@@ -19,6 +19,7 @@ from gnn_mtl.affinity import (
     estimate_affinity,
     relative_rule,
 )
+from gnn_mtl.cli._fidelity import measure as measure_fidelity
 from gnn_mtl.cli._parse import parse, take_flag, take_value
 from gnn_mtl.datasets import TaskGraph, load_dataset, sample_overlap
 from gnn_mtl.nn import LabelModel
@@ -65,6 +66,9 @@ class Options:
     """Folder of datasets; default: the user's cache."""
     device: str = "auto"
     """Where the base model is trained and measured: auto, cpu, cuda."""
+    fidelity: bool = False
+    """Instead of one matrix: every way of measuring cosines, on up to --nodes nodes, against exact
+    ones over the whole training split; written as OUT.json and OUT.html."""
     out: Path = Path("affinity.npz")
     """File to write."""
 
@@ -85,6 +89,9 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(
             f"--nodes and --epochs should be at least 1. Found {options.nodes}, {options.epochs}."
         )
+    if options.fidelity:
+        measure_fidelity(options.run or _base_run(options), options.out, options.nodes)
+        return 0
     graph, dataset, affinity = _measured(options)
     affinity = replace(affinity, details={**affinity.details, "source": dataset})
     affinity.save(options.out)

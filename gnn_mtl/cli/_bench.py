@@ -17,7 +17,9 @@ from gnn_mtl.cli._parse import out_console, parse
 class Options:
     """Options of the benches."""
 
-    name: Annotated[Literal["sampler", "epoch", "schedule", "coloring"], tyro.conf.Positional]
+    name: Annotated[
+        Literal["sampler", "epoch", "refresh", "schedule", "coloring"], tyro.conf.Positional
+    ]
     """What to measure."""
     json: bool = False
     """Print nothing but the JSON object."""

@@ -17,7 +17,6 @@ import numba
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.utils.extmath import randomized_svd
 
 from gnn_mtl._core.progress import Progress
 from gnn_mtl.graph import CSCGraph
@@ -47,6 +46,8 @@ def factorise(
 
     Randomised subspace iteration (Halko, Martinsson, Tropp, SIAM Review 2011).
     """
+    from sklearn.utils.extmath import randomized_svd  # seconds to import, and seldom needed
+
     left, values, _ = randomized_svd(
         matrix, dim, n_iter=POWER_ITERATIONS, random_state=np.random.RandomState(seed)
     )

@@ -10,8 +10,8 @@ mini-batches, and without leaving a trace (``frozen``):
   and standard errors.
 - ``draw_probe_nodes`` picks nodes among which rare labels have positives, with the weights that
   keep the gradients unbiased; ``adam_scale`` turns gradients into the optimizer's steps.
-- ``StreamedGradients`` sums up over the training steps what they leave for nothing and reads from it
-  gradients of all tasks by the last layer and the norms.
+- ``StreamedGradients`` sums up over the training steps what they leave behind, and reads from it
+  the gradients of all tasks by the last layer and the norms.
 
 The loop in float64 is the oracle all modes are tested against.
 """

@@ -21,14 +21,14 @@ and with linear heads W and a frozen norm of scale :math:`\gamma` and slope s th
 ``directions`` = k > 0 also keeps :math:`R^\top (M \circ p_k)` for the first principal
 components p of the inputs and leaves only the rest to the mean: the block of the last maps is exact
 where k is their width. Sums are linear in the batches; a step costs ``2 B T H`` flops for the
-logits and ``2 B T H (2 + k)`` for the sums.
+logits, ``2 B T H (2 + k)`` for the sums, and the last layer once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +51,11 @@ class StreamedGradients:
         schedule.observe(streamed.gradients())
         streamed.reset()
 
-    All tasks are measured at every step, active or not, on every seed that observes them; dropout
-    after the last layer is left out, that below it stays. Parameters, buffers, gradients and random
-    state are not touched, and nothing here is random.
+    All tasks are measured, active or not, on every seed that observes them. Norms are frozen and
+    dropout is left out, as a probe does it: the last layer is run again on what the layer below
+    made before its dropout, and only dropout further below stays in (of encoders of one or two
+    layers nothing; of SIGN and GIN, whose last map reads what it has been given, the last layer's
+    own). Parameters, buffers, gradients and random state are not touched; nothing is random.
 
     Args:
         model: A model with linear heads, whose encoder ends in linear maps, a batch norm or none,
@@ -76,6 +78,7 @@ class StreamedGradients:
         self.model, self.directions, self.pos_weight = model, directions, pos_weight
         self._norm, self._below = _ends(model)
         self._linears = model.encoder.final_linears()
+        self._dtype = next(model.heads.parameters()).dtype
         self.reset()
 
     def reset(self) -> None:
@@ -86,21 +89,22 @@ class StreamedGradients:
     @contextmanager
     def watch(self, batch: MiniBatch) -> Iterator[None]:
         """Add what the first forward pass in the block leaves; it must be of that batch."""
-        seen = _Seen()
-        hooks = [self._norm.register_forward_hook(seen.keep("top"))]
-        hooks += [
-            linear.register_forward_pre_hook(seen.keep_input(j))
-            for j, linear in enumerate(self._linears)
-        ]
-        if self._below is not None:
-            hooks.append(self._below.register_forward_hook(seen.keep("below")))
+        taken: dict[nn.Module, Tensor] = {}
+        closed = False
+
+        def take(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            if not closed:
+                taken[module] = arguments[0].detach()
 
         def done(*_: object) -> None:
-            if not seen.closed:
-                seen.closed = True
+            nonlocal closed
+            if not closed:
+                closed = True
                 with torch.no_grad(), torch.autocast(batch.x.device.type, enabled=False):
-                    self._add(batch, seen)
+                    self._add(batch, {m: x.to(self._dtype) for m, x in taken.items()})
 
+        read = self._linears if self._below is None else [self._below]
+        hooks = [module.register_forward_pre_hook(take) for module in read]
         hooks.append(self.model.encoder.register_forward_hook(done))
         try:
             yield
@@ -114,7 +118,7 @@ class StreamedGradients:
             self.model.encoder(batch)
 
     @torch.no_grad()
-    def gradients(self) -> TaskGradients:
+    def gradients(self, tasks: Sequence[int] | None = None) -> TaskGradients:
         """Return one row per task, from the sums and the weights as they are now.
 
         Rows approximate the gradient of the mean loss over all watched seeds. With directions they
@@ -141,15 +145,16 @@ class StreamedGradients:
             pieces += self._under(push)
         count = sums["mass"]
         rows = torch.cat(pieces, dim=1) / count.clamp(min=1)[:, None]
-        everyone = tuple(range(len(rows)))
-        return TaskGradients(everyone, rows, usable_rows(rows) & (count > 0), len(rows))
+        ids = tuple(range(len(rows))) if tasks is None else tuple(int(t) for t in tasks)
+        rows, count = rows[list(ids)], count[list(ids)]
+        return TaskGradients(ids, rows, usable_rows(rows) & (count > 0), len(ids))
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Return everything :meth:`load_state_dict` needs: plain values and tensors."""
         sums = {name: value.clone() for name, value in self._sums.items()}
         return {"directions": self.directions, "batches": self.batches, "sums": sums}
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict` of an object with the same arguments.
 
         Raises:
@@ -161,22 +166,29 @@ class StreamedGradients:
                 f"Found {state.get('directions')}."
             )
         device = next(self.model.parameters()).device
-        sums: Mapping[str, Tensor] = state["sums"]  # type: ignore[assignment]
-        self._sums = {name: value.detach().clone().to(device) for name, value in sums.items()}
-        self.batches = int(state["batches"])  # type: ignore[call-overload]
+        self._sums = {
+            name: value.detach().clone().to(device) for name, value in state["sums"].items()
+        }
+        self.batches = int(state["batches"])
 
-    def _add(self, batch: MiniBatch, seen: _Seen) -> None:
-        dtype = next(self.model.heads.parameters()).dtype
-        top = seen.outputs["top"].to(dtype)
-        inputs = torch.cat([seen.inputs[j].to(dtype) for j in range(len(self._linears))], dim=1)
-        gates = (top > 0).to(dtype)
-        active = torch.relu(top)
+    def _add(self, batch: MiniBatch, taken: Mapping[nn.Module, Tensor]) -> None:
+        if self._below is None:
+            below = None
+            inputs = [taken[linear] for linear in self._linears]
+            top = sum(m(x) for m, x in zip(self._linears, inputs, strict=True))
+        else:
+            below = torch.relu(_frozen(self._below, taken[self._below]))
+            inputs, top = self._last_layer(below, batch)
+        active = torch.relu(_frozen(self._norm, top))
+        gates = (active > 0).to(active)
+        read = torch.cat(inputs, dim=1)
         residual = _residual(self.model.heads(active), batch, self.pos_weight)
         if not self.batches:
-            self._begin(batch, gates, inputs, seen.outputs.get("below"))
+            gated = [] if below is None else self._last_layer((below > 0).to(below), batch)[0]
+            self._begin(gates, read, torch.cat([read, *gated], dim=1))
         features = [gates, active]
-        if self._sums["basis"].shape[1]:
-            along = (inputs - self._sums["mean"][: inputs.shape[1]]) @ self._sums["basis"]
+        if self.directions:
+            along = (read - self._sums["mean"][: read.shape[1]]) @ self._sums["basis"]
             features.append((along[:, :, None] * gates[:, None]).flatten(1))
         found = residual.T @ torch.cat(features, dim=1)
         width = gates.shape[1]
@@ -184,26 +196,20 @@ class StreamedGradients:
             "gates": found[:, :width],
             "active": found[:, width : 2 * width],
             "along": found[:, 2 * width :].unflatten(1, (-1, width)),
-            "mass": batch.observed.sum(dim=0).to(dtype),
+            "mass": batch.observed.sum(dim=0).to(found),
         }
         for name, value in new.items():
             self._sums[name] = self._sums[name] + value if self.batches else value.clone()
         self.batches += 1
 
-    def _begin(
-        self, batch: MiniBatch, gates: Tensor, inputs: Tensor, below: Tensor | None
-    ) -> None:
+    def _begin(self, gates: Tensor, inputs: Tensor, parts: Tensor) -> None:
         """Take the directions and each unit's mean inputs from the first batch of a window."""
-        parts = inputs
-        if below is not None:
-            parts = torch.cat([inputs, self._relayed((below > 0).to(inputs), batch)], dim=1)
         width = inputs.shape[1]
         mean = parts.mean(dim=0)
         centred = parts - mean
         share = gates / gates.sum(dim=0).clamp(min=1)
         rest = share.T @ centred
-        basis = inputs.new_zeros((width, 0))
-        back = inputs.new_zeros((0, parts.shape[1]))
+        basis, back = inputs.new_zeros((width, 0)), inputs.new_zeros((0, parts.shape[1]))
         if self.directions:
             _, vectors = torch.linalg.eigh(centred[:, :width].T @ centred[:, :width])
             basis = vectors.flip(1)[:, : self.directions]
@@ -214,21 +220,25 @@ class StreamedGradients:
             rest = rest - (share.T @ along) @ back
         self._sums = {"mean": mean, "rest": rest, "basis": basis, "back": back}
 
-    def _relayed(self, hidden: Tensor, batch: MiniBatch) -> Tensor:
-        """What the last maps would read if the layer below gave ``hidden``."""
+    def _last_layer(self, hidden: Tensor, batch: MiniBatch) -> tuple[list[Tensor], Tensor]:
+        """What the last maps read and make if the layer below gives ``hidden``."""
         encoder = self.model.encoder
         if isinstance(encoder, MLPEncoder):
-            return hidden
+            return [hidden], self._linears[0](hidden)
         assert isinstance(encoder, SAGEEncoder | GCNEncoder)  # noqa: S101
-        seen = _Seen()
-        hooks = [m.register_forward_pre_hook(seen.keep_input(j)) for j, m in enumerate(self._linears)]
+        read: dict[nn.Module, Tensor] = {}
+
+        def take(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            read[module] = arguments[0]
+
+        hooks = [linear.register_forward_pre_hook(take) for linear in self._linears]
         try:
             block = batch.blocks[-1]
-            encoder.convs[-1](hidden, hidden[: block.num_dst], block)
+            made = encoder.convs[-1](hidden, hidden[: block.num_dst], block)
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.cat([seen.inputs[j] for j in range(len(self._linears))], dim=1)
+        return [read[linear] for linear in self._linears], made
 
     def _last_maps(self, push: Tensor) -> Tensor:
         """Gradients by the last maps from ``push`` ``[T, 1 + k, H]``."""
@@ -266,33 +276,12 @@ class StreamedGradients:
         return [by_gate, (by_activation - shift * by_gate) / scale]
 
 
-@dataclass
-class _Seen:
-    """What hooks kept of a forward pass; closed once it is over."""
-
-    outputs: dict[str, Tensor] = field(default_factory=dict)
-    inputs: dict[int, Tensor] = field(default_factory=dict)
-    closed: bool = False
-
-    def keep(self, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN201
-        def hook(_module: nn.Module, _arguments: object, output: Tensor) -> None:
-            if not self.closed:
-                self.outputs[name] = output.detach()
-
-        return hook
-
-    def keep_input(self, index: int):  # type: ignore[no-untyped-def]  # noqa: ANN201
-        def hook(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            if not self.closed:
-                self.inputs[index] = arguments[0].detach()
-
-        return hook
-
-
 def _ends(model: LabelModel) -> tuple[nn.Module, nn.Module | None]:
     """The last norm, and the one below the last maps where they read its units."""
     encoder = model.encoder
-    norms = [encoder.norm] if isinstance(encoder, SIGNEncoder) else getattr(encoder, "norms", ())
+    norms: Any = getattr(encoder, "norms", ())
+    if isinstance(encoder, SIGNEncoder):
+        norms = [encoder.norm]
     if (
         type(model.heads) is not LinearHeads
         or not encoder.elementwise_after_final
@@ -317,6 +306,15 @@ def _frozen_norm(norm: nn.Module) -> tuple[Tensor | float, Tensor | None, Tensor
         return slope, None, torch.ones(())
     scale = norm.weight.detach()
     return slope * scale, norm.bias.detach(), torch.where(scale == 0, torch.inf, scale)
+
+
+def _frozen(norm: nn.Module, x: Tensor) -> Tensor:
+    """The norm as in evaluation mode; it keeps its buffers."""
+    if isinstance(norm, nn.BatchNorm1d):
+        return nn.functional.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+        )
+    return x
 
 
 def _residual(logits: Tensor, batch: MiniBatch, pos_weight: Tensor | None) -> Tensor:

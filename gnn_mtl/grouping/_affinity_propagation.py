@@ -31,6 +31,8 @@ def affinity_propagation(
     Args:
         affinity: Symmetric or directed, positive = helps.
         preference: Similarity of a task with itself; default the median similarity of two tasks.
+            Where all similarities are equal, as with two tasks, they are one group if that is not
+            negative (not below a given preference), else each is alone.
         damping: Share of the old messages kept, in [0.5, 1); where they do not settle it is raised.
         max_iterations: Rounds of messages for each damping.
         normalize: Divide by self-affinities; those not positive count as a hundredth of the median
@@ -104,7 +106,8 @@ def exemplars(
 
     Args:
         similarity: Symmetric ``[T, T]``; its diagonal is not read.
-        preference: Value of the diagonal; default the median of the rest.
+        preference: Value of the diagonal; default the median of the rest, or 0 where that is all
+            one value.
         damping: Share of the old messages kept; raised where they do not settle.
         max_iterations: Rounds for each damping.
         seed: Seed of the tie-breaking noise.
@@ -118,11 +121,11 @@ def exemplars(
         raise UsageError(f"`max_iterations` should be at least 1. Found {max_iterations}.")
     num_tasks = len(similarity)
     pairs = similarity[~np.eye(num_tasks, dtype=np.bool_)]
-    if preference is None:
-        preference = float(np.median(pairs)) if pairs.size else 0.0
     if num_tasks == 1 or pairs.min() == pairs.max():  # nothing to tell exemplars by
-        alone = num_tasks == 1 or preference > pairs[0]
+        alone = num_tasks == 1 or pairs[0] < (0.0 if preference is None else preference)
         return np.arange(num_tasks) if alone else np.zeros(num_tasks, dtype=np.int64)
+    if preference is None:
+        preference = float(np.median(pairs))
     noisy = similarity.copy()
     np.fill_diagonal(noisy, preference)
     noise = generator(seed, "affinity_propagation").standard_normal(noisy.shape)

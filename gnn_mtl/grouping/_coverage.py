@@ -21,7 +21,8 @@ class Coverage:
         counts: Classes each task is in, ``[T]``; weighting a task by the inverse makes one cycle
             sum to every task once.
         uncovered: Tasks that stay below the minimum: each conflicts with some member of every
-            other class, and no slot is added for it.
+            other class that has room, and no slot is added for it. A task in all classes is not
+            among them, however few they are.
     """
 
     groups: Groups
@@ -34,7 +35,7 @@ class Coverage:
         more = f" and {len(self.uncovered) - 8} more" if len(self.uncovered) > 8 else ""
         return (
             f"Every task should be in at least {min_coverage} groups. Tasks {named}{more} are in "
-            "fewer, because they conflict with a member of every other group. "
+            "fewer, because they conflict with a member of every other group with room. "
             "Lower `min_coverage`, or raise `tau`."
         )
 
@@ -105,6 +106,7 @@ def _covered(
     max_size: int | None,
 ) -> Coverage:
     check_adjacency(adjacency)
+    wanted = min(min_coverage, len(groups))
     limit = len(adjacency) if max_size is None else max_size
     members = np.zeros((len(groups), len(adjacency)), dtype=np.bool_)
     for row, group in enumerate(groups):
@@ -115,7 +117,7 @@ def _covered(
         raise UsageError(f"`groups` should hold every task. Tasks {missing[:8]} are in none.")
     for task in np.argsort(counts, kind="stable").tolist():
         for row in np.argsort(members.sum(axis=1), kind="stable").tolist():
-            if counts[task] >= min_coverage:
+            if counts[task] >= wanted:
                 break
             if members[row, task] or members[row].sum() >= limit:
                 continue
@@ -125,5 +127,5 @@ def _covered(
     return Coverage(
         groups=[tuple(np.flatnonzero(row).tolist()) for row in members],
         counts=tuple(counts.tolist()),
-        uncovered=tuple(np.flatnonzero(counts < min_coverage).tolist()),
+        uncovered=tuple(np.flatnonzero(counts < wanted).tolist()),
     )

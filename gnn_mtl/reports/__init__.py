@@ -3,10 +3,12 @@
 ``score_table`` gathers methods x metrics over seeds, ``compare_runs`` tests methods against a
 reference on the same seeds and labels, ``render_table`` and ``rich_table`` print either, and
 ``build_report`` puts everything on one self-contained page. Every number carries the run folders
-it comes from. ``build_profile`` writes such a page about a dataset.
+it comes from. ``build_profile`` writes such a page about a dataset, ``build_fidelity`` one
+on how faithful each way of measuring conflict is (``frontier``).
 """
 
 from gnn_mtl.reports._compare import Comparison, MethodComparison, compare_runs, comparison_table
+from gnn_mtl.reports._fidelity import build_fidelity, frontier, frontier_figure
 from gnn_mtl.reports._methods import Method, Study, studies
 from gnn_mtl.reports._profile import build_profile
 from gnn_mtl.reports._render import render_table, rich_table
@@ -25,11 +27,14 @@ __all__ = [
     "Study",
     "Table",
     "Verdict",
+    "build_fidelity",
     "build_profile",
     "build_report",
     "common_label_table",
     "compare_runs",
     "comparison_table",
+    "frontier",
+    "frontier_figure",
     "render_table",
     "rich_table",
     "score_table",

@@ -33,6 +33,7 @@ from gnn_mtl.training import (
     evaluate_split,
     fit,
     labels_per_node,
+    training_loader,
 )
 
 METRICS = ("ap", "auroc", "f1", "f1_top_k", "f1_true_k")
@@ -70,7 +71,7 @@ def train(
     made = manifest(dataset=describe_dataset(graph), seed=config.seed)
     graph = with_inputs(graph, config)
     # What cannot be built fails before anything is written.
-    build_model(config, graph)
+    training_loader(graph, build_model(config, graph), config.train, seed=config.seed)
     choose_device(config.train.device)
     tasks: tuple[int, ...] = ()
     if isinstance(config.scheduler, Single):

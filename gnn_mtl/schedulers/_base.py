@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn_mtl._core.errors import ShapeError, UsageError
+from gnn_mtl._core.errors import UsageError
 from gnn_mtl.affinity import ObservedGradients
 from gnn_mtl.grouping import pair_jaccard
-from gnn_mtl.schedulers._group_use import GroupUse, Scale, Turns, Update
+from gnn_mtl.schedulers._group_use import GroupUse, Scale, Turns, Update, check_losses
 from gnn_mtl.schedulers._window import Groups, RefreshReport, Window
 from gnn_mtl.tasks import Grouping
 
@@ -132,6 +132,11 @@ class TaskScheduler(ABC):
         """Whether it also wants the losses after the last update (one forward pass more)."""
         return False
 
+    @property
+    def needs_active_gradients(self) -> bool:
+        """Whether :meth:`observe_active` wants the gradients of the active tasks at this step."""
+        return False
+
     def active_tasks(
         self, step: int | None = None, *, available: Collection[int] | None = None
     ) -> tuple[int, ...]:
@@ -189,7 +194,7 @@ class TaskScheduler(ABC):
         window, slot = self._window, self._slot + 1
         if not self._is_open():
             plan = self._plan()
-            window, slot = None if plan is None else _window_of(plan), 0
+            window, slot = None if plan is None else plan.window(), 0
         if window is None:
             return []
         stop = self._step + n if window.stop is None else min(self._step + n, window.stop)
@@ -205,7 +210,9 @@ class TaskScheduler(ABC):
             UsageError: If no step of the current window was asked for yet.
         """
         if not self._updates:
-            raise UsageError("Updates belong to the active tasks; call active_tasks() first.")
+            raise UsageError(
+                "Updates and weights belong to the active tasks; call active_tasks() first."
+            )
         return self._updates
 
     def task_weights(self) -> tuple[float, ...]:
@@ -217,10 +224,8 @@ class TaskScheduler(ABC):
         Raises:
             UsageError: If no step of the current window was asked for yet.
         """
-        if not self._updates:
-            raise UsageError("Weights belong to the active tasks; call active_tasks() first.")
         total: dict[int, float] = {}
-        for update in self._updates:
+        for update in self.updates():
             for task, weight in zip(update.tasks, update.weights, strict=True):
                 total[task] = total.get(task, 0.0) + weight
         return tuple(total[task] for task in sorted(total))
@@ -245,8 +250,22 @@ class TaskScheduler(ABC):
             UsageError: If no probe is owed, or tasks are missing.
         """
         raise UsageError(
-            f"{type(self).__name__} never needs gradients. Call observe() only while "
-            "needs_probe() is not empty."
+            f"{type(self).__name__} never needs gradients. Call observe() only while needs_probe() "
+            "is not empty."
+        )
+
+    def observe_active(self, gradients: ObservedGradients) -> None:  # noqa: ARG002
+        """Take in gradients of the last active tasks, if :attr:`needs_active_gradients`.
+
+        Args:
+            gradients: Unweighted rows of any of them, on their batch, before the update.
+
+        Raises:
+            UsageError: If none are wanted, or of a task that is not active.
+        """
+        raise UsageError(
+            f"{type(self).__name__} with these options never needs gradients of active tasks. "
+            "Call observe_active() only where needs_active_gradients says so."
         )
 
     def observe_losses(self, losses: NDArray[np.float64]) -> None:
@@ -262,15 +281,7 @@ class TaskScheduler(ABC):
         """
         if not self.needs_losses:
             raise UsageError(f"{type(self).__name__} with these options never needs losses.")
-        wanted = len(self.updates())
-        if losses.ndim != 2 or losses.shape not in {
-            (wanted, self._num_tasks),
-            (wanted + 1, self._num_tasks),
-        }:
-            raise ShapeError(
-                f"`losses` should have shape [{wanted} or {wanted + 1}, {self._num_tasks}]. "
-                f"Found {losses.shape}."
-            )
+        check_losses(losses, len(self.updates()), self._num_tasks)
         if self._turns.weights is not None:
             self._turns.weights.observe(losses[0])
 
@@ -363,7 +374,7 @@ class TaskScheduler(ABC):
 
     def _open(self, report: RefreshReport) -> None:
         """Start the window that ``report`` describes."""
-        self._window = _window_of(report)
+        self._window = report.window()
         self._slot, self._updates = -1, ()
         self._reports = [*(replace(old, affinity=None) for old in self._reports), report]
 
@@ -390,8 +401,3 @@ class TaskScheduler(ABC):
                 f"The schedule is at step {self._step}. Found step {step}; call active_tasks() "
                 "once a step, in order (peek() looks ahead), or load the state of that step."
             )
-
-
-def _window_of(report: RefreshReport) -> Window:
-    stop = None if report.num_steps is None else report.step + report.num_steps
-    return Window(report.step, stop, report.groups)

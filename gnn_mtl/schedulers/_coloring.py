@@ -18,9 +18,16 @@ from gnn_mtl.grouping import in_group_conflict, moved_tasks
 from gnn_mtl.schedulers._base import TaskScheduler
 from gnn_mtl.schedulers._classes import Classes, make_classes
 from gnn_mtl.schedulers._coloring_options import ColoringOptions
-from gnn_mtl.schedulers._ema_source import RunningAffinity, running_affinity
+from gnn_mtl.schedulers._running_affinity import RunningAffinity, running_affinity
 from gnn_mtl.schedulers._window import RefreshReport, ordered
 from gnn_mtl.tasks import Affinity, Grouping, conflict_graph
+
+
+@dataclass(frozen=True, eq=False)
+class _Draft:
+    edges: NDArray[np.bool_]
+    classes: Classes
+    problems: dict[str, str]
 
 
 class ColoringScheduler(TaskScheduler):
@@ -37,8 +44,8 @@ class ColoringScheduler(TaskScheduler):
     ``max(refresh_period, m)`` steps, so every class runs before classes change; the class with the
     longest waiting task goes first, where the code starts from the largest-degree class each time;
     coverage only joins a task to classes that are free of conflict with all their present members;
-    averages are updated at refreshes only, from the probe; a class without a label in the batch at
-    hand is advanced past.
+    averages are updated at refreshes only, from the probe (``ema_source``: from the active tasks of
+    every step instead, or too); a class without a label in the batch at hand is advanced past.
 
     ``tau = 1`` leaves no edge, which is joint training. As no observation can matter to a graph
     without edges, refreshes at ``tau = 1`` ask for no probe, except the last of a warm-up: as many
@@ -61,7 +68,7 @@ class ColoringScheduler(TaskScheduler):
         NonFiniteWarning: The first time a task's gradient is not finite; that task is skipped.
 
     Memory:
-        4 T P bytes for the averages, or what ``ema_source`` says.
+        4 T P bytes for the averages, or what ``ema_of`` says.
     """
 
     kind: ClassVar[str] = "coloring"
@@ -77,6 +84,8 @@ class ColoringScheduler(TaskScheduler):
         self._period = self.config.refresh_period
         self._edges: NDArray[np.bool_] | None = None  # kept for the hysteresis
         self._colors: list[tuple[int, ...]] | None = None  # kept for the warm start
+        self._broken: set[int] = set()  # tasks with a broken gradient since the last refresh
+        self._draft: _Draft | None = None  # what the report last made rests on
         self._warned: set[str] = set()
 
     def affinity(self) -> Affinity:
@@ -108,26 +117,32 @@ class ColoringScheduler(TaskScheduler):
                 f"Found {len(found)} rows, tasks {absent[:8]} missing; give tasks without a "
                 "gradient a row that is not valid."
             )
-        broken_before = list(self._ema.non_finite)
-        self._ema.update(gradients)
-        broken = np.flatnonzero(np.array(self._ema.non_finite) > broken_before).tolist()
+        self._average_in(gradients)
+        self._open(self._colored())
 
-        affinity = self._ema.affinity()
-        tau = self._tolerance(affinity)
-        edges = self._rule.edges(affinity, tau, self._edges)
-        classes = make_classes(
-            affinity, edges, tau, self.config,
-            previous=self._colors, seed=derive_seed(self._seed, "colors", self._step),
-        )  # fmt: skip
-        problems = self._problems(affinity, edges, tau, classes)
-        if broken:
-            problems["non_finite"] = f"Gradients of tasks {broken} were not finite; skipped."
-        report = self._refreshed(affinity, edges, tau, classes, tuple(problems.values()))
-        self._period = self._next_period(report.churn)
-        self._open(report)
-        self._edges = edges if self.config.hysteresis else None
-        self._colors = classes.colors if self.config.warm_start else None
-        self._warn_once(problems)
+    @property
+    def needs_active_gradients(self) -> bool:
+        """Whether :meth:`observe_active` wants the gradients of the active tasks at this step."""
+        return self.config.ema_source != "probe" and self._can_matter()
+
+    def observe_active(self, gradients: ObservedGradients) -> None:
+        """Average in gradients of the last active tasks; see :class:`TaskScheduler`."""
+        if not self.needs_active_gradients:
+            super().observe_active(gradients)
+        active = {task for update in self.updates() for task in update.tasks}
+        if other := sorted(set(gradients.tasks) - active):
+            raise UsageError(
+                f"`gradients` should be of active tasks only, {sorted(active)[:8]}. "
+                f"Found {other[:8]}."
+            )
+        self._average_in(gradients)
+
+    def needs_probe(self, step: int | None = None) -> tuple[int, ...]:
+        """Return the tasks whose gradients :meth:`observe` wants before the next step."""
+        if self.config.ema_source == "active":
+            self._check_step(step)
+            return ()
+        return super().needs_probe(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state: JSON values and the tensors of the averages and the graph."""
@@ -137,6 +152,7 @@ class ColoringScheduler(TaskScheduler):
             "period": self._period,
             "edges": None if self._edges is None else torch.from_numpy(self._edges.copy()),
             "colors": None if self._colors is None else [list(group) for group in self._colors],
+            "broken": sorted(self._broken),
             "warned": sorted(self._warned),
         }
 
@@ -146,7 +162,7 @@ class ColoringScheduler(TaskScheduler):
         Raises:
             UsageError: If the state is incomplete or of another kind of schedule.
         """
-        self._check_state(state, "ema", "period", "edges", "colors", "warned")
+        self._check_state(state, "ema", "period", "edges", "colors", "broken", "warned")
         ema = self._new_average()
         ema.load_state_dict(state["ema"])
         colors = state["colors"]
@@ -157,23 +173,55 @@ class ColoringScheduler(TaskScheduler):
         self._period = int(state["period"])
         self._edges = None if state["edges"] is None else state["edges"].bool().cpu().numpy()
         self._colors = None if colors is None else [tuple(map(int, group)) for group in colors]
+        self._broken = set(state["broken"])
         self._warned = set(state["warned"])
 
     def _new_average(self) -> RunningAffinity:
         return running_affinity(
-            self.config.ema_source, self._num_tasks, beta=self.config.ema_beta,
+            self.config.ema_of, self._num_tasks, beta=self.config.ema_beta,
             sketch_dim=self.config.sketch_dim, seed=self._seed,
         )  # fmt: skip
 
+    def _average_in(self, gradients: ObservedGradients) -> None:
+        before = list(self._ema.non_finite)
+        self._ema.update(gradients)
+        more = np.flatnonzero(np.array(self._ema.non_finite) > before)
+        self._broken.update(more.tolist())
+
+    def _colored(self) -> RefreshReport:
+        """Return the window that the averages as they stand make; nothing changes but the draft."""
+        affinity = self._ema.affinity()
+        tau = self._tolerance(affinity)
+        edges = self._rule.edges(affinity, tau, self._edges)
+        classes = make_classes(
+            affinity, edges, tau, self.config,
+            previous=self._colors, seed=derive_seed(self._seed, "colors", self._step),
+        )  # fmt: skip
+        problems = self._problems(affinity, edges, tau, classes)
+        self._draft = _Draft(edges, classes, problems)
+        return self._refreshed(affinity, edges, tau, classes, tuple(problems.values()))
+
+    def _open(self, report: RefreshReport) -> None:
+        if report.affinity is not None and self._draft is not None:
+            draft, self._draft = self._draft, None
+            self._period = self._next_period(report.churn)
+            self._edges = draft.edges if self.config.hysteresis else None
+            self._colors = draft.classes.colors if self.config.warm_start else None
+            self._broken.clear()
+            super()._open(report)
+            self._warn_once(draft.problems)
+            return
+        super()._open(report)
+
     def _plan(self) -> RefreshReport | None:
-        if self._is_probed():
-            return None
+        if self._can_matter():
+            return self._colored() if self.config.ema_source == "active" else None
         everyone = (tuple(range(self._num_tasks)),)
         tau = self._tau.at(self._step)
         return self._report(everyone, self.config.refresh_period, tau=tau, num_edges=0, density=0.0)
 
-    def _is_probed(self) -> bool:
-        """Return whether a graph at this refresh, or one that remembers it, can have an edge."""
+    def _can_matter(self) -> bool:
+        """Return whether a graph now, or one that remembers this step, can have an edge."""
         beta = self.config.ema_beta
         memory = round((1.0 + beta) / (1.0 - beta))  # refreshes, this one included
         horizon = self._step + self.config.refresh_period * (memory - 1)
@@ -216,7 +264,7 @@ class ColoringScheduler(TaskScheduler):
         return self._report(
             groups,
             self._turns.length(period, len(groups)),
-            probed=True,
+            probed=self.config.ema_source != "active",
             tau=tau,
             num_edges=num_edges,
             density=num_edges / pairs if pairs else 0.0,
@@ -235,14 +283,19 @@ class ColoringScheduler(TaskScheduler):
         """Return what is wrong with a refresh, as sentences by name."""
         problems = {}
         settled = tau < 1.0 and self._tau.is_settled(self._step)
-        if settled and self._num_tasks > 1 and not edges.any():
-            off_diagonal = affinity.values[~np.eye(self._num_tasks, dtype=np.bool_)]
-            known = off_diagonal[~np.isnan(off_diagonal)]
+        off_diagonal = affinity.values[~np.eye(self._num_tasks, dtype=np.bool_)]
+        known = off_diagonal[~np.isnan(off_diagonal)]
+        begins = self.config.ema_source == "active" and not known.size
+        if settled and self._num_tasks > 1 and not edges.any() and not begins:
             lowest = f"{known.min():.3f}" if known.size else "unknown"
             problems["empty"] = (
                 f"The conflict graph at step {self._step} should have edges at tau = {tau:g}. "
                 f"Found none (lowest cosine {lowest}), so this window is joint training. Lower "
                 "`tau`; noise shrinks cosines, so a larger probe or `ema_beta` helps too."
+            )
+        if self._broken:
+            problems["non_finite"] = (
+                f"Gradients of tasks {sorted(self._broken)} were not finite; skipped."
             )
         if classes.covered.uncovered:
             problems["coverage"] = classes.covered.message(self.config.min_coverage)
@@ -260,7 +313,7 @@ class ColoringScheduler(TaskScheduler):
         for name, message in new.items():
             if name not in self._warned:
                 self._warned.add(name)
-                warnings.warn(message, categories[name], stacklevel=3)
+                warnings.warn(message, categories[name], stacklevel=4)
 
     def _arguments(self) -> dict[str, object]:
         return {**asdict(self.config), "seed": self._seed}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.grouping import MAX_EXACT_TASKS, ColoringName, ConflictRule, RuleName
 from gnn_mtl.schedulers._config import GroupOptions, check_choice, check_refresh_period
-from gnn_mtl.schedulers._ema_source import SOURCES, EMASource
+from gnn_mtl.schedulers._running_affinity import EMAOf
 from gnn_mtl.schedulers._tau_schedule import TauKind, TauSchedule
 from gnn_mtl.schedulers._window import Order
+
+EMASource = Literal["probe", "active", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,12 @@ class ColoringOptions(GroupOptions):
     hysteresis: float = 0.0
     """A conflict begins beyond tau + hysteresis and ends within tau - hysteresis."""
 
-    ema_source: EMASource = "gradient"
+    ema_source: EMASource = "probe"
+    """Gradients that are averaged: at measurements, of all labels on a probe batch; at every step,
+    of the active labels on its batch (more history, no probes; not with streamed probes); or both.
+    """
+
+    ema_of: EMAOf = "gradient"
     """Average gradients, count sketches of them (less memory), or their products (least)."""
 
     ema_beta: float = 0.9
@@ -98,7 +105,13 @@ class ColoringOptions(GroupOptions):
         check_refresh_period(self.refresh_period)
         check_choice("coloring", self.coloring, get_args(ColoringName))
         check_choice("order", self.order, get_args(Order))
-        check_choice("ema_source", self.ema_source, SOURCES)
+        check_choice("ema_source", self.ema_source, get_args(EMASource))
+        check_choice("ema_of", self.ema_of, get_args(EMAOf))
+        if self.ema_source == "active" and self.ema_of == "gramian":
+            raise UsageError(
+                "Products of labels that are never active together are never seen with "
+                "ema_source='active'. Found ema_of='gramian'; use 'gradient' or 'sketch'."
+            )
         if not 0.0 <= self.ema_beta < 1.0:
             raise UsageError(f"`ema_beta` should lie in [0, 1). Found {self.ema_beta}.")
         longest = self.max_refresh_period

@@ -6,7 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from gnn_mtl._core.errors import UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl._core.seeding import generator
 from gnn_mtl.schedulers._group_weights import GroupWeights
 from gnn_mtl.schedulers._window import Window
@@ -118,3 +121,15 @@ def check_group_options(scale: str, use: str, outer_lr: float) -> None:
             raise UsageError(f"`{name}` should be one of {', '.join(known)}. Found {value!r}.")
     if not 0.0 < outer_lr <= 1.0:
         raise UsageError(f"`outer_lr` should lie in (0, 1]. Found {outer_lr}.")
+
+
+def check_losses(losses: NDArray[np.float64], num_updates: int, num_tasks: int) -> None:
+    """Raise ShapeError unless ``losses`` are those before, or around, that many updates."""
+    if losses.ndim != 2 or losses.shape not in {
+        (num_updates, num_tasks),
+        (num_updates + 1, num_tasks),
+    }:
+        raise ShapeError(
+            f"`losses` should have shape [{num_updates} or {num_updates + 1}, {num_tasks}]. "
+            f"Found {losses.shape}."
+        )

@@ -134,7 +134,7 @@ class SelectiveScheduler(TaskScheduler):
             singles = tuple((task,) for task in range(self._num_tasks))
             left = self.config.warmup_steps - self._step
             return self._report(singles, self._turns.length(left, self._num_tasks))
-        number = -(-self._num_tasks // self.config.warmup_group_size)
+        number = max(2, -(-self._num_tasks // self.config.warmup_group_size))
         drawn = random_groups(
             equal_sizes(number, self._num_tasks), self._num_tasks,
             generator=generator(self._seed, "selective_warm_up", self._step),
@@ -180,7 +180,8 @@ class Selective(GroupOptions):
     as many updates a batch as there are labels)."""
 
     warmup_group_size: int = 8
-    """Largest size of a random group."""
+    """Largest size of a random group; there are at least two, as one group of all labels would tell
+    nothing of any of them."""
 
     ema_beta: float = 0.999
     """Share of the old average kept at each credit of a label; in [0, 1). The paper's decay rate is

@@ -66,7 +66,8 @@ class RefreshReport:
         in_group_conflict: The same among the pairs that share a group (tolerated conflict).
         max_wait: Most steps a task has waited since it was last active (0 = active just before).
         mean_wait: The mean of that over tasks.
-        max_age: Most refreshes since a task's gradient was last observed.
+        max_age: Most observations (refreshes, or steps where those are observed) since a task's
+            gradient was last usable.
         num_supertasks: Super-tasks coloured instead of tasks, where colours were too many.
         moved: Tasks that changed their class since the colouring before.
         warnings: Sentences on what was wrong with this refresh.
@@ -95,6 +96,11 @@ class RefreshReport:
     def num_colors(self) -> int:
         """Number of groups."""
         return len(self.groups)
+
+    def window(self) -> Window:
+        """Return the window that it describes."""
+        stop = None if self.num_steps is None else self.step + self.num_steps
+        return Window(self.step, stop, self.groups)
 
     def to_record(self) -> dict[str, object]:
         """Return the plain values of one line of ``groupings.jsonl``, all but the affinity."""

@@ -2,8 +2,10 @@
 
 ``fit`` is the loop; ``train_step`` one step of it, ``group_updates`` several on one batch;
 ``Optimizers`` pairs torch's Adam on shared parameters (or ``GroupAdam``, with moments of its own
-for every group) with ``TaskRowAdam`` on head rows; ``evaluate_split`` scores with exact inference;
-checkpoints are safetensors with JSON. Test labels are sealed off for the whole of ``fit``.
+for every group) with ``TaskRowAdam`` on head rows; ``StepHooks`` is where gradient surgery, loss
+balancing and moments per task act on the active tasks; ``evaluate_split`` scores with exact
+inference; checkpoints are safetensors with JSON. Test labels are sealed off for the whole of
+``fit``.
 """
 
 from gnn_mtl.training._checkpoint import (
@@ -18,9 +20,13 @@ from gnn_mtl.training._cost import Cost, peak_rss_mb
 from gnn_mtl.training._evaluate import evaluate_split, labels_per_node
 from gnn_mtl.training._group_adam import GroupAdam
 from gnn_mtl.training._group_updates import GroupUpdates, group_updates
-from gnn_mtl.training._loop import Fit, choose_device, fit, training_loader
-from gnn_mtl.training._optimizer import TaskRowAdam, lr_factor
-from gnn_mtl.training._step import Optimizers, Skipped, set_learning_rate, train_step
+from gnn_mtl.training._hooks import StepHooks
+from gnn_mtl.training._loop import Fit, fit
+from gnn_mtl.training._optimizers import Optimizers, lr_factor, set_learning_rate
+from gnn_mtl.training._setup import choose_device, positive_weights, training_loader
+from gnn_mtl.training._skipped import Skipped
+from gnn_mtl.training._step import train_step
+from gnn_mtl.training._task_row_adam import TaskRowAdam
 
 __all__ = [
     "Cost",
@@ -29,6 +35,7 @@ __all__ = [
     "GroupUpdates",
     "Optimizers",
     "Skipped",
+    "StepHooks",
     "TaskRowAdam",
     "Train",
     "checkpoint_values",
@@ -41,6 +48,7 @@ __all__ = [
     "load_weights",
     "lr_factor",
     "peak_rss_mb",
+    "positive_weights",
     "save_state",
     "save_weights",
     "set_learning_rate",

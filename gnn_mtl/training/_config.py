@@ -57,9 +57,12 @@ class Train:
     """Ask torch for deterministic kernels on CUDA (the CPU ones are)."""
     num_workers: int = 1
     """Threads that sample ahead; the batches do not depend on it."""
-    probe: Literal["last_layer", "last_layer_sketch", "full"] = "last_layer"
+    probe: Literal["last_layer", "last_layer_sketch", "full", "streamed"] = "last_layer"
     """Gradients a scheduler is fed with: those of the last shared layer, exact or sketched (a third
-    of the cost), or of all shared parameters (one backward pass per task)."""
+    of the cost), or of all shared parameters, on a probe batch; or streamed, approximately those of
+    all layers, summed up over the training steps (linear heads; not for GATv2 or layer norm)."""
+    stream_every: int = 4
+    """Streamed gradients: every so many steps are summed up, for about a tenth of a step each."""
     probe_batch_size: int = 512
     """Training nodes behind a probe."""
     checkpoint_seconds: float = 30.0
@@ -71,7 +74,8 @@ class Train:
     def __post_init__(self) -> None:
         at_least_one = {
             "epochs": self.epochs, "batch_size": self.batch_size, "eval_every": self.eval_every,
-            "probe_batch_size": self.probe_batch_size, "log_every": self.log_every,
+            "probe_batch_size": self.probe_batch_size, "stream_every": self.stream_every,
+            "log_every": self.log_every,
         }  # fmt: skip
         if self.max_steps is not None:
             at_least_one["max_steps"] = self.max_steps

@@ -8,6 +8,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gnn_mtl._core.cost import CostMeter
+
 
 @dataclass
 class Cost:
@@ -26,6 +28,9 @@ class Cost:
         peak_rss_mb: Peak resident memory of the process while it trained.
         skipped_losses: Losses left out because they were not finite.
         skipped_updates: Updates left out because the shared gradient was not finite.
+        forwards: Forward passes of steps and probes, evaluations aside.
+        backwards: Backward passes through the shared layers.
+        jvps: Forward-mode passes.
     """
 
     seconds: float = 0.0
@@ -39,6 +44,15 @@ class Cost:
     peak_rss_mb: float = 0.0
     skipped_losses: int = 0
     skipped_updates: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    jvps: int = 0
+
+    def count(self, meter: CostMeter) -> None:
+        """Add the passes that a step or a probe made."""
+        self.forwards += meter.forwards
+        self.backwards += meter.backwards
+        self.jvps += meter.jvps
 
     def to_dict(self) -> dict[str, float]:
         """Return the counters with the peak memory as of now."""

@@ -11,11 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gnn_mtl._core.cost import CostMeter
 from gnn_mtl._core.errors import TrainingStoppedError
 from gnn_mtl.graph import MiniBatch
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.schedulers import Update
-from gnn_mtl.training._step import Combine, Optimizers, Skipped, descend, losses_of
+from gnn_mtl.training._hooks import StepHooks
+from gnn_mtl.training._optimizers import Optimizers
+from gnn_mtl.training._skipped import Skipped
+from gnn_mtl.training._step import descend, losses_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +55,9 @@ def group_updates(
     autocast: bool = False,
     skipped: Skipped | None = None,
     label_names: Sequence[str] | None = None,
-    combine: Combine | None = None,
+    hooks: StepHooks | None = None,
+    step: int = 0,
+    meter: CostMeter | None = None,
 ) -> GroupUpdates:
     """Make the updates one after the other on the same batch, each from the weights before it.
 
@@ -70,7 +76,9 @@ def group_updates(
         autocast: Run forward passes in bfloat16.
         skipped: Counts what was left out.
         label_names: Names for warnings.
-        combine: See :func:`train_step`.
+        hooks: See :func:`train_step`; asked for every update.
+        step: See :func:`train_step`.
+        meter: Counts the passes.
 
     Returns:
         The tasks that took part in each update and the losses around them.
@@ -89,7 +97,7 @@ def group_updates(
     rows_found, live_found = [], []
     for update in updates:
         with replay.forward():
-            losses = losses_of(model, batch, everyone, pos_weight, autocast)
+            losses = losses_of(model, batch, everyone, pos_weight, autocast, meter)
         row = losses.detach().double().cpu().numpy()
         row[unlabelled] = np.nan
         rows_found.append(row)
@@ -100,22 +108,20 @@ def group_updates(
             continue
         if not np.isfinite(row[~unlabelled]).all():  # a broken column would spoil the others
             with replay.forward():
-                finite = losses_of(model, batch, live, pos_weight, autocast)
+                finite = losses_of(model, batch, live, pos_weight, autocast, meter)
             losses = finite.new_zeros(model.num_tasks).index_add(
                 0, torch.tensor(live, device=finite.device), finite
             )
         weight_of = dict(zip(update.tasks, update.weights, strict=True))
-        factors = torch.tensor([weight_of[task] for task in live], dtype=losses.dtype)
-        weighted = losses[list(live)] * factors.to(losses.device)
-        if not descend(
-            model, weighted, live, update.tasks, optimizers, grad_clip=grad_clip,
-            skipped=skipped, combine=combine,
-        ):  # fmt: skip
-            live_found[-1] = ()
+        live_found[-1] = descend(
+            model, losses[list(live)], live, update.tasks, optimizers,
+            weights=[weight_of[task] for task in live], grad_clip=grad_clip, skipped=skipped,
+            label_names=label_names, hooks=hooks, step=step, meter=meter,
+        )  # fmt: skip
         replay.put_buffers_back()
     if after_last:
         with replay.forward(), torch.no_grad():
-            last = losses_of(model, batch, everyone, pos_weight, autocast)
+            last = losses_of(model, batch, everyone, pos_weight, autocast, meter)
         row = last.double().cpu().numpy()
         row[unlabelled] = np.nan
         rows_found.append(row)

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnn_mtl._core.cost import CostMeter
 from gnn_mtl._core.errors import InterruptedRunError, TrainingStoppedError, UsageError
 from gnn_mtl._core.progress import Progress
 from gnn_mtl._core.seeding import derive_seed
 from gnn_mtl.datasets import TaskGraph
-from gnn_mtl.gradients import probe
-from gnn_mtl.graph import LabelInputs, MiniBatch, NeighborLoader
+from gnn_mtl.graph import MiniBatch
 from gnn_mtl.metrics import Scores
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.records import RunWriter
@@ -32,9 +32,14 @@ from gnn_mtl.training._checkpoint import (
 from gnn_mtl.training._config import Train
 from gnn_mtl.training._cost import Cost, reset_peak_rss
 from gnn_mtl.training._evaluate import evaluate_split, labels_per_node
+from gnn_mtl.training._feed import Feed
 from gnn_mtl.training._group_updates import group_updates
+from gnn_mtl.training._hooks import StepHooks
+from gnn_mtl.training._optimizers import Optimizers, set_learning_rate
+from gnn_mtl.training._setup import choose_device, positive_weights, training_loader
 from gnn_mtl.training._signals import StopSignal
-from gnn_mtl.training._step import Optimizers, Skipped, set_learning_rate, train_step
+from gnn_mtl.training._skipped import Skipped
+from gnn_mtl.training._step import train_step
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def fit(
     writer: RunWriter | None = None,
     resume: bool = False,
     task: int | None = None,
+    hooks: StepHooks | None = None,
 ) -> Fit:
     """Train the model under a task schedule and leave it with its best weights by validation.
 
@@ -98,6 +104,8 @@ def fit(
         writer: Where rows are logged.
         resume: Go on from ``checkpoints/last.state``, bit for bit as if never interrupted.
         task: Task id to put into the rows of a single-task model.
+        hooks: Act on the losses and gradients of the active tasks at every update; their state is
+            part of the checkpoints.
 
     Returns:
         The best validation scores and the cost.
@@ -106,7 +114,8 @@ def fit(
         InterruptedRunError: On SIGINT or SIGTERM, after saving a checkpoint.
         TrainingStoppedError: If no active task has a finite loss; a checkpoint is saved first.
     """
-    return _Training(model, graph, scheduler, config, seed, checkpoints, writer, task).run(resume)
+    made = _Training(model, graph, scheduler, config, seed, checkpoints, writer, task, hooks)
+    return made.run(resume)
 
 
 class _Training:
@@ -122,6 +131,7 @@ class _Training:
         checkpoints: Path | None,
         writer: RunWriter | None,
         task: int | None,
+        hooks: StepHooks | None,
     ) -> None:
         if not scheduler.num_tasks == model.num_tasks == graph.num_tasks:
             raise UsageError(
@@ -133,6 +143,7 @@ class _Training:
         self.model = model.to(self.device)
         self.scheduler, self.config = scheduler, config
         self.checkpoints, self.writer, self.task = checkpoints, writer, task
+        self.hooks = hooks
         self.optimizers = Optimizers(model, config)
         self.at = _Progress()
         self.cost, self.skipped = Cost(), Skipped()
@@ -142,13 +153,12 @@ class _Training:
         if self.pos_weight is not None:
             self.pos_weight = self.pos_weight.to(self.device)
         self.loader = training_loader(self.graph, model, config, seed=derive_seed(seed, "batches"))
-        self.probes = training_loader(
-            self.graph, model, config, seed=derive_seed(seed, "probes"), drop_last=True,
-            batch_size=config.probe_batch_size, num_workers=0,
+        self.feed = Feed(
+            model, self.graph, scheduler, config, pos_weight=self.pos_weight,
+            seed=derive_seed(seed, "probes"),
         )  # fmt: skip
         self.total_steps = config.total_steps(len(self.loader))
         self.saved_at = time.perf_counter()
-        self.refresh_seconds = 0.0
         self.dropout_seed = derive_seed(seed, "dropout")
 
     def run(self, resume: bool) -> Fit:
@@ -204,15 +214,17 @@ class _Training:
         return self.loader.epoch_batches(self.at.epoch, self.at.index)
 
     def _step(self, batch: MiniBatch, started: float) -> None:
-        self._refresh()
+        self.feed.refresh(self.cost)
         labelled = torch.nonzero(batch.observed.any(dim=0)).flatten().tolist()
         tasks = self.scheduler.active_tasks(available=labelled)
         self._log_refreshes()
+        self.feed.active(batch, tasks, self.cost)
         outer_lr = self.scheduler.outer_lr
         if outer_lr is not None and self.scheduler.begins_cycle:
             self.optimizers.outer.begin_cycle(outer_lr)
         lr = set_learning_rate(self.optimizers, self.config, self.at.step, self.total_steps)
-        live, losses = self._update(batch, tasks)
+        with self.feed.watched(batch, self.at.step, self.cost):
+            live, losses = self._update(batch, tasks)
         self.at.step += 1
         self.at.index += 1
         self.cost.skipped_losses = sum(self.skipped.losses.values())
@@ -225,10 +237,11 @@ class _Training:
 
     def _update(self, batch: MiniBatch, tasks: tuple[int, ...]) -> tuple[tuple[int, ...], Tensor]:
         """Make the step's updates; return the tasks that took part and their losses."""
+        meter = CostMeter()
         options: dict[str, Any] = {
-            "pos_weight": self.pos_weight, "grad_clip": self.config.grad_clip,
+            "meter": meter, "pos_weight": self.pos_weight, "grad_clip": self.config.grad_clip,
             "autocast": self.config.autocast == "bf16", "skipped": self.skipped,
-            "label_names": self.graph.label_names,
+            "label_names": self.graph.label_names, "hooks": self.hooks, "step": self.at.step,
         }  # fmt: skip
         updates = self.scheduler.updates()
         if len(updates) == 1 and not self.scheduler.needs_losses:
@@ -236,6 +249,7 @@ class _Training:
             live, losses = train_step(
                 self.model, batch, tasks, self.optimizers, weights=weights, **options
             )
+            self.cost.count(meter)
             self.cost.steps += bool(live)
             self.cost.label_gradients += len(live)
             return live, losses
@@ -245,26 +259,11 @@ class _Training:
         )  # fmt: skip
         if self.scheduler.needs_losses:
             self.scheduler.observe_losses(done.losses)
+        self.cost.count(meter)
         self.cost.steps += sum(map(bool, done.live))
         self.cost.label_gradients += done.label_gradients
         live = tuple(sorted({task for tasks in done.live for task in tasks}))
         return live, torch.from_numpy(done.losses[0, list(live)])
-
-    def _refresh(self) -> None:
-        """Feed the scheduler if it asks; the model, the optimizer and the batches do not notice."""
-        owed = self.scheduler.needs_probe()
-        if not owed:
-            return
-        started = time.perf_counter()
-        batch = self.probes.batch(*divmod(self.cost.probes, len(self.probes)))
-        gradients = probe(
-            self.model, batch, tasks=owed, mode=self.config.probe, pos_weight=self.pos_weight
-        )
-        self.scheduler.observe(gradients)
-        self.refresh_seconds = time.perf_counter() - started
-        self.cost.refresh_seconds += self.refresh_seconds
-        self.cost.probes += 1
-        self.cost.probe_label_gradients += gradients.label_gradients
 
     def _log_refreshes(self) -> None:
         reports = self.scheduler.pop_reports()
@@ -272,7 +271,7 @@ class _Training:
             self.optimizers.regroup(self.scheduler.groups)
         for report in reports:
             self.cost.refreshes += report.probed or report.num_colors > 1
-            seconds = self.refresh_seconds if report.probed else 0.0
+            seconds = self.feed.seconds if report.probed else 0.0
             if self.writer is not None and self.task is None:
                 row = {k: v for k, v in report.to_record().items() if k != "kind"}
                 self.writer.log_grouping(affinity=report.affinity, seconds=seconds, **row)  # type: ignore[arg-type]
@@ -322,11 +321,15 @@ class _Training:
             {
                 "optimizers": self.optimizers.state_tensors(),
                 "scheduler": self.scheduler.state_dict(),
+                "streamed": self.feed.state_dict(),
+                "hooks": {} if self.hooks is None else self.hooks.state_dict(),
             },
             {
                 "at": asdict(self.at),
                 "cost": self.cost.to_dict(),
                 "skipped": {str(k): v for k, v in self.skipped.losses.items()},
+                "skipped_in_a_row": self.skipped.in_a_row,
+                "hooks": _kind(self.hooks),
                 "task": self.task,
             },
         )
@@ -335,15 +338,25 @@ class _Training:
         if self.checkpoints is None:
             raise UsageError("`resume` needs the folder of the checkpoints. Found none.")
         parts, values = load_state(self.checkpoints / "last.state", self.model)
+        began, found = values.get("hooks"), _kind(self.hooks)
+        if began != found:
+            raise UsageError(
+                f"The training to resume has hooks {began}. Found {found}; pass the `hooks` it "
+                "began with."
+            )
         self.optimizers.load_state_tensors(parts["optimizers"])
         self.scheduler.load_state_dict(parts["scheduler"])
+        self.feed.load_state_dict(parts["streamed"])
+        if self.hooks is not None:
+            self.hooks.load_state_dict(parts["hooks"])
         self.at = _Progress(**values["at"])
         if self.at.best_score is not None:
             self.best_weights = load_tensors(self.checkpoints / "best.safetensors")
         self.cost = Cost(**values["cost"])
         self.skipped = Skipped(
-            {int(k): v for k, v in values["skipped"].items()}, self.cost.skipped_updates
-        )
+            {int(k): v for k, v in values["skipped"].items()}, self.cost.skipped_updates,
+            values.get("skipped_in_a_row", 0),
+        )  # fmt: skip
 
     def _save_best(self) -> None:
         state = self.model.state_dict()
@@ -354,66 +367,8 @@ class _Training:
             self.model.load_state_dict(self.best_weights)
 
 
-def training_loader(
-    graph: TaskGraph,
-    model: LabelModel,
-    config: Train,
-    *,
-    seed: int,
-    **options: Any,  # noqa: ANN401
-) -> NeighborLoader:
-    """Return the loader of training batches that a configuration asks for.
-
-    Args:
-        graph: The dataset.
-        model: Says how many hops to sample and on which device it lives.
-        config: Batch size, fan-outs, threads.
-        seed: Seed of shuffling and sampling.
-        **options: Arguments of :class:`NeighborLoader` that replace the configured ones.
-
-    Raises:
-        UsageError: If labels are inputs and a batch holds every training node, so that none is
-            left to be read.
-    """
-    arguments: dict[str, Any] = {
-        "num_neighbors": config.fan_outs(model.encoder.num_hops), "replace": config.replace,
-        "batch_size": config.batch_size, "num_workers": config.num_workers,
-        "device": next(model.parameters()).device,
-    }  # fmt: skip
-    arguments |= options
-    available = len(graph.split_idx["train"])
-    if isinstance(graph, LabelInputs) and arguments["batch_size"] >= available:
-        raise UsageError(
-            "Labels as inputs need batches smaller than the training set: those of a batch are "
-            f"hidden. Found batches of {arguments['batch_size']} of {available} nodes; lower "
-            "--train.batch-size and --train.probe-batch-size."
-        )
-    return NeighborLoader(graph, "train", seed=seed, **arguments)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device that ``--device`` names; ``auto`` is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"`device` should be auto, cpu or cuda. Found {name!r}.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"`device` is {name!r} but torch finds no CUDA here; use --device auto.")
-    return device
-
-
-def positive_weights(graph: TaskGraph, config: Train) -> Tensor | None:
-    """Return the weight of each task's positives ``[T]`` that the configuration asks for."""
-    if config.pos_weight == "none":
-        return None
-    positives = torch.from_numpy(graph.positives("train")).double()
-    negatives = torch.from_numpy(graph.observed_counts("train")).double() - positives
-    ratio = negatives / positives.clamp(min=1)
-    if config.pos_weight == "sqrt":
-        ratio = ratio.sqrt()
-    return ratio.clamp(min=1, max=100).float()
+def _kind(hooks: StepHooks | None) -> str | None:
+    return None if hooks is None else type(hooks).__name__
 
 
 def _interrupted(number: int, step: int) -> InterruptedRunError:

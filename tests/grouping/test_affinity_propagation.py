@@ -99,6 +99,16 @@ def test_nothing_to_tell_tasks_by():
     equal = Affinity(np.full((4, 4), 0.5), "m")
     assert affinity_propagation(equal).sizes == (4,)
     assert affinity_propagation(equal, preference=1.1).sizes == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3])
+def test_tasks_that_all_harm_each_other_are_not_grouped(num_tasks):
+    """Two opposed tasks have one similarity, which is its own median."""
+    values = np.full((num_tasks, num_tasks), -0.4)
+    np.fill_diagonal(values, 1.0)
+    assert affinity_propagation(Affinity(values, "m")).sizes == (1,) * num_tasks
+    assert affinity_propagation(Affinity(abs(values), "m")).sizes == (num_tasks,)
+    assert affinity_propagation(Affinity(values, "m"), preference=-0.5).sizes == (num_tasks,)
     assert affinity_propagation(Affinity(np.ones((1, 1)), "m")).groups == ((0,),)
 
 

@@ -26,7 +26,8 @@ def test_covered_where_possible_and_never_in_conflict(num_tasks, p, seed, min_co
         assert not adjacency[np.ix_(after, after)].any()
     counts = [sum(task in group for group in covered.groups) for task in range(num_tasks)]
     assert covered.counts == tuple(counts)
-    assert covered.uncovered == tuple(t for t in range(num_tasks) if counts[t] < min_coverage)
+    wanted = min(min_coverage, len(groups))
+    assert covered.uncovered == tuple(t for t in range(num_tasks) if counts[t] < wanted)
     for task in covered.uncovered:  # nothing more could have been done for it
         for group in covered.groups:
             assert task in group or adjacency[task, list(group)].any()
@@ -54,6 +55,13 @@ def test_a_task_that_conflicts_with_everyone_stays_alone():
     covered = minimum_coverage(welsh_powell(adjacency), adjacency, 2)
     assert covered.groups == [(0,), (1, 2)]
     assert covered.uncovered == (0, 1, 2)
+
+
+def test_a_task_in_every_group_is_covered():
+    """Without a conflict there is one group, active at every step: nothing to warn of."""
+    covered = minimum_coverage([(0, 1, 2)], np.zeros((3, 3), dtype=bool), 2)
+    assert covered.groups == [(0, 1, 2)]
+    assert covered.uncovered == ()
 
 
 def test_long_lists_are_cut_in_the_message():

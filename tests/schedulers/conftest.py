@@ -63,6 +63,9 @@ def drive(observed, random_rows, losses_around):
                 found = random_rows(step, schedule.num_tasks) if rows is None else rows(step)
                 schedule.observe(observed(found[list(tasks)], tasks))
             active.append(schedule.active_tasks())
+            if schedule.needs_active_gradients:
+                found = random_rows(1000 + schedule.step, schedule.num_tasks)
+                schedule.observe_active(observed(found[list(active[-1])], active[-1]))
             if schedule.needs_losses:
                 schedule.observe_losses(losses_around(schedule))
         return active

@@ -44,15 +44,23 @@ BUILDERS = {
     "coloring warm": lambda: ColoringScheduler(
         T, refresh_period=3, max_refresh_period=12, low_churn=0.3, high_churn=0.6, tau=0.0,
         ema_beta=0.5, rule="density", edge_share=0.4, hysteresis=0.05, coloring="tabu",
-        coloring_iterations=50, warm_start=True, ema_source="sketch", sketch_dim=3,
+        coloring_iterations=50, warm_start=True, ema_of="sketch", sketch_dim=3,
     ),
     "coloring capped": lambda: ColoringScheduler(
         T, refresh_period=4, tau=0.1, ema_beta=0.0, rule="knn", num_neighbors=2,
-        coloring="equitable", max_group_size=2, fill=True, ema_source="gramian",
+        coloring="equitable", max_group_size=2, fill=True, ema_of="gramian",
     ),
     "coloring merged": lambda: ColoringScheduler(
         T, refresh_period=4, rule="quantile", edge_share=0.9, max_colors=2, warmup_steps=5,
         ema_beta=0.5, coloring="iterated_greedy", seed=2,
+    ),
+    "coloring active": lambda: ColoringScheduler(
+        T, refresh_period=4, tau=0.1, ema_source="active", ema_beta=0.5, warm_start=True,
+        hysteresis=0.02, max_refresh_period=8,
+    ),
+    "coloring both": lambda: ColoringScheduler(
+        T, refresh_period=4, tau=0.1, ema_source="both", ema_of="sketch", sketch_dim=3,
+        warmup_steps=5, use="all_groups_per_batch",
     ),
     "static outer": lambda: StaticScheduler(
         T, Grouping.of([[0, 1], [2, 3, 4], [5]], T), use="inner_outer", outer_lr=0.3, seed=1

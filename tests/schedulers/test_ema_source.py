@@ -1,98 +1,119 @@
-"""Averages of sketches and of products, against averages of gradients."""
+"""Where the averaged gradients come from: probes, the active tasks of every step, or both."""
 
-from types import SimpleNamespace
+import itertools
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from gnn_mtl._core.errors import ShapeError, UsageError
+from gnn_mtl._core.errors import EmptyConflictGraphWarning, NonFiniteWarning, UsageError
 from gnn_mtl.affinity import GradientEMA
-from gnn_mtl.linalg import count_sketch
-from gnn_mtl.schedulers._ema_source import ProductEMA, SketchEMA
+from gnn_mtl.schedulers import ColoringScheduler, JointScheduler
+from gnn_mtl.tasks import conflict_graph
+
+T = 6
 
 
-def _rows(step, num_tasks=5, width=400):
-    return torch.randn(num_tasks, width, generator=torch.Generator().manual_seed(step))
+def _opposed(random_rows, step):
+    """Two camps of three, with noise."""
+    rows = 0.3 * random_rows(step, T)
+    rows[:, 0] += torch.tensor([2.0, 2.0, 2.0, -2.0, -2.0, -2.0])
+    return rows
 
 
-def test_the_average_of_sketches_is_the_sketch_of_the_average(observed):
-    plain, sketched = GradientEMA(5, beta=0.7), SketchEMA(5, beta=0.7, sketch_dim=64, seed=4)
-    for step in range(6):
-        plain.update(observed(_rows(step)))
-        sketched.update(observed(_rows(step)))
-    torch.testing.assert_close(sketched.mean(), count_sketch(plain.mean(), 64, seed=sketched.seed))
-    error = np.abs(sketched.affinity().values - plain.affinity().values)
-    assert 0 < error.max() < 5 / np.sqrt(64)
+@pytest.mark.parametrize("source", ["active", "both"])
+def test_every_step_of_a_task_enters_its_average(source, observed, random_rows):
+    """SON-GOKU Eq. 7 as written: the gradients of the tasks of the step, raw."""
+    schedule = ColoringScheduler(T, refresh_period=4, tau=0.1, ema_source=source, ema_beta=0.7)
+    oracle = GradientEMA(T, beta=0.7)
+    for step in range(30):
+        owed = schedule.needs_probe()
+        assert bool(owed) == (source == "both" and step % 4 == 0)
+        if owed:
+            rows = observed(_opposed(random_rows, 500 + step))
+            schedule.observe(rows)
+            oracle.update(rows)
+        if step % 4 == 0 and not owed:
+            expected = conflict_graph(oracle.affinity(), 0.1)
+        tasks = schedule.active_tasks()
+        for report in schedule.pop_reports():
+            assert report.step % 4 == 0
+            assert report.probed == (source == "both")
+            if source == "active":
+                assert report.num_edges == expected.sum() // 2
+                for group in report.groups:
+                    assert not any(expected[i, j] for i, j in itertools.combinations(group, 2))
+        assert schedule.needs_active_gradients
+        rows = observed(_opposed(random_rows, step)[list(tasks)], tasks)
+        schedule.observe_active(rows)
+        oracle.update(rows)
+        np.testing.assert_array_equal(schedule.affinity().values, oracle.affinity().values)
+    assert schedule.groups == ((0, 1, 2), (3, 4, 5))
 
 
-def test_short_gradients_are_not_sketched(observed):
-    plain, sketched = GradientEMA(5), SketchEMA(5, sketch_dim=400)
-    for each in (plain, sketched):
-        each.update(observed(_rows(0)))
-    assert torch.equal(plain.mean(), sketched.mean())
+def test_it_begins_as_joint_training_and_without_a_warning(observed, random_rows):
+    schedule = ColoringScheduler(T, refresh_period=3, tau=0.1, ema_source="active")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert schedule.active_tasks() == tuple(range(T))
+    schedule.observe_active(observed(torch.ones(T, 2)))
+    schedule.active_tasks()
+    schedule.active_tasks()
+    with pytest.warns(EmptyConflictGraphWarning):  # now the tasks are known to agree
+        schedule.active_tasks()
 
 
-def test_one_observation_gives_the_cosines_of_the_gradients(observed):
-    plain, products = GradientEMA(5), ProductEMA(5)
-    for each in (plain, products):
-        each.update(observed(_rows(0)))
-    np.testing.assert_allclose(products.affinity().values, plain.affinity().values, atol=1e-6)
+def test_a_task_never_observed_conflicts_with_none(observed, random_rows):
+    schedule = ColoringScheduler(T, refresh_period=2, tau=0.1, ema_source="active")
+    for step in range(8):
+        tasks = schedule.active_tasks()
+        known = [task for task in tasks if task != 4]
+        rows = _opposed(random_rows, step)[known]
+        schedule.observe_active(observed(rows, known))
+    assert np.isnan(np.delete(schedule.affinity().values[4], 4)).all()
+    assert sum(4 in group for group in schedule.groups) == 1
 
 
-def test_products_are_averaged_cell_by_cell_with_their_own_counts(observed):
-    products = ProductEMA(3, beta=0.5)
-    first, second = _rows(0, 3), _rows(1, 3)
-    products.update(observed(first))
-    products.update(observed(second[:2], (0, 1)))
-    a, b = first.double() @ first.double().T, second.double() @ second.double().T
-    mean = (a * 0.25 + b * 0.5) / 0.75
-    mean[2], mean[:, 2] = a[2], a[:, 2]
-    norm = mean.diagonal().sqrt()
-    expected = (mean / norm[:, None] / norm).numpy()
-    np.testing.assert_allclose(products.affinity().values, expected, atol=1e-9)
-    assert products.ages == [0, 0, 1]
-    assert products.affinity().counts[2].tolist() == [1, 1, 1]
+def test_a_broken_gradient_is_named_in_the_next_report(observed):
+    schedule = ColoringScheduler(3, refresh_period=2, tau=-1.0, ema_source="active", ema_beta=0.0)
+    schedule.active_tasks()
+    rows = torch.tensor([[1.0, 0.0], [0.0, torch.nan], [-1.0, 1.0]])
+    valid = torch.tensor([True, False, True])
+    with pytest.warns(NonFiniteWarning, match="tasks 1;"):
+        schedule.observe_active(observed(rows, valid=valid))
+    again = ColoringScheduler(3, refresh_period=2, tau=-1.0, ema_source="active", ema_beta=0.0)
+    again.load_state_dict(schedule.state_dict())
+    for each in (schedule, again):
+        each.pop_reports()
+        each.active_tasks()
+        each.active_tasks()
+        (report,) = each.pop_reports()
+        assert report.warnings == ("Gradients of tasks [1] were not finite; skipped.",)
+        assert np.isnan(report.affinity.values[1, 0])
 
 
-def test_a_gramian_may_be_given_instead(observed):
-    rows = _rows(0)
-    given, computed = ProductEMA(5), ProductEMA(5)
-    given.update(
-        SimpleNamespace(
-            tasks=tuple(range(5)), gramian=rows.double() @ rows.double().T,
-            valid=torch.ones(5, dtype=torch.bool),
-        )
-    )  # fmt: skip
-    computed.update(observed(rows))
-    np.testing.assert_allclose(given.affinity().values, computed.affinity().values, atol=1e-12)
+def test_what_cannot_matter_is_not_asked_for():
+    assert not ColoringScheduler(T, tau=1.0, ema_source="both").needs_active_gradients
+    assert not ColoringScheduler(1, ema_source="active").needs_active_gradients
+    assert not ColoringScheduler(T).needs_active_gradients
 
 
-def test_noise_shrinks_averaged_products_and_not_averaged_gradients(observed):
-    """The bias that the module's docstring states: |mu|^2 / (|mu|^2 + sigma^2)."""
-    mean = torch.tensor([[1.0, 0.0], [-0.6, 0.8]]).repeat_interleave(50, dim=1) / 50**0.5
-    gradient, products = GradientEMA(2, beta=0.98), ProductEMA(2, beta=0.98)
-    for step in range(400):
-        noise = torch.randn(2, 100, generator=torch.Generator().manual_seed(step)) / 10  # sigma 1
-        for each in (gradient, products):
-            each.update(observed(mean + noise))
-    assert gradient.affinity().values[0, 1] == pytest.approx(-0.6, abs=0.08)
-    assert products.affinity().values[0, 1] == pytest.approx(-0.3, abs=0.06)
-
-
-def test_wrong_input(observed):
-    for make in (lambda: ProductEMA(0), lambda: ProductEMA(2, beta=1.0)):
-        with pytest.raises(UsageError):
-            make()
-    with pytest.raises(UsageError, match="sketch_dim"):
-        SketchEMA(2, sketch_dim=0)
-    products = ProductEMA(2)
-    with pytest.raises(UsageError, match="distinct"):
-        products.update(observed(_rows(0, 2), (0, 0)))
-    with pytest.raises(ShapeError, match="gramian"):
-        products.update(observed(_rows(0, 2), (0,)))
-    good = products.state_dict()
-    other = {**good, "products": {**good["products"], "beta": 0.1}}
-    for bad in (other, {k: v for k, v in good.items() if k != "ages"}):
-        with pytest.raises(UsageError, match=r"(Gramian|products)"):
-            products.load_state_dict(bad)
+def test_wrong_use(observed):
+    for schedule in (JointScheduler(2), ColoringScheduler(2)):
+        with pytest.raises(UsageError, match="never needs gradients of active tasks"):
+            schedule.observe_active(observed(torch.eye(2)))
+    schedule = ColoringScheduler(3, ema_source="active", tau=-1.0, refresh_period=1)
+    with pytest.raises(UsageError, match="active_tasks"):
+        schedule.observe_active(observed(torch.eye(3)))
+    with pytest.raises(UsageError, match="No gradients are owed"):
+        schedule.observe(observed(torch.eye(3)))
+    schedule.active_tasks()
+    schedule.observe_active(observed(torch.eye(3)))
+    (task,) = schedule.active_tasks()
+    with pytest.raises(UsageError, match="of active tasks only"):
+        schedule.observe_active(observed(torch.ones(1, 3), [(task + 1) % 3]))
+    with pytest.raises(UsageError, match="never seen"):
+        ColoringScheduler(3, ema_source="active", ema_of="gramian")
+    with pytest.raises(UsageError, match="ema_source"):
+        ColoringScheduler(3, ema_source="sketch")

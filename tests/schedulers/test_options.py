@@ -45,7 +45,7 @@ OPTIONS = st.fixed_dictionaries(
         "edge_share": st.sampled_from([0.0, 0.3, 1.0]),
         "num_neighbors": st.integers(1, 3),
         "hysteresis": st.sampled_from([0.0, 0.1]),
-        "ema_source": st.sampled_from(["gradient", "sketch", "gramian"]),
+        "ema_of": st.sampled_from(["gradient", "sketch", "gramian"]),
         "ema_beta": st.sampled_from([0.0, 0.5, 0.8]),
         "sketch_dim": st.integers(1, 5),
         "warmup_steps": st.integers(0, 6),
@@ -291,7 +291,7 @@ def test_sketches_and_gramians_find_the_edges_of_clear_conflicts(drive):
         return torch.cat([camps.repeat(4, 1), -camps.repeat(4, 1)]) + 0.5 * noise
 
     for source in ("gradient", "sketch", "gramian"):
-        schedule = ColoringScheduler(8, refresh_period=2, ema_source=source)
+        schedule = ColoringScheduler(8, refresh_period=2, ema_of=source)
         report = _reports(schedule, 6, drive, rows)[-1]
         assert sorted(report.groups) == [(0, 1, 2, 3), (4, 5, 6, 7)]
         assert report.num_edges == 16
@@ -311,7 +311,7 @@ def test_sketches_and_gramians_find_the_edges_of_clear_conflicts(drive):
         ({"max_refresh_period": 31}, "max_refresh_period"),
         ({"low_churn": 0.6}, "low_churn"),
         ({"high_churn": 1.1}, "high_churn"),
-        ({"ema_source": "hessian"}, "ema_source"),
+        ({"ema_of": "hessian"}, "ema_of"),
         ({"sketch_dim": 0}, "sketch_dim"),
         ({"coloring_iterations": 5}, "coloring_iterations"),
         ({"coloring": "tabu", "coloring_iterations": -1}, "coloring_iterations"),
@@ -340,7 +340,7 @@ def test_options_that_cannot_hold_for_so_many_tasks():
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_broken_task_is_skipped_counted_and_named_and_the_run_goes_on(source, broken, observed):
     schedule = ColoringScheduler(
-        3, refresh_period=1, tau=-1.0, ema_source=source, sketch_dim=8, ema_beta=0.5
+        3, refresh_period=1, tau=-1.0, ema_of=source, sketch_dim=8, ema_beta=0.5
     )
     rows = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     schedule.observe(observed(rows))
@@ -361,7 +361,7 @@ def test_a_broken_task_is_skipped_counted_and_named_and_the_run_goes_on(source, 
 
 @pytest.mark.parametrize("source", ["gradient", "sketch", "gramian"])
 def test_a_task_never_observed_conflicts_with_none(source, observed):
-    schedule = ColoringScheduler(3, ema_source=source, tau=-1.0, ema_beta=0.0)
+    schedule = ColoringScheduler(3, ema_of=source, tau=-1.0, ema_beta=0.0)
     valid = torch.tensor([True, False, True])
     schedule.observe(observed(torch.eye(3), valid=valid))
     (report,) = schedule.pop_reports()
@@ -371,7 +371,7 @@ def test_a_task_never_observed_conflicts_with_none(source, observed):
 
 @pytest.mark.parametrize("source", ["gradient", "sketch"])
 def test_another_width_is_refused(source, observed):
-    schedule = ColoringScheduler(2, refresh_period=1, ema_source=source, sketch_dim=2, tau=-1.0)
+    schedule = ColoringScheduler(2, refresh_period=1, ema_of=source, sketch_dim=2, tau=-1.0)
     schedule.observe(observed(torch.randn(2, 9)))
     schedule.active_tasks(), schedule.active_tasks()
     with pytest.raises(ShapeError, match=r"(9|2) entries"):
@@ -379,13 +379,13 @@ def test_another_width_is_refused(source, observed):
 
 
 def test_states_of_other_options_are_refused(drive):
-    schedule = ColoringScheduler(4, refresh_period=2, ema_source="sketch", sketch_dim=3)
+    schedule = ColoringScheduler(4, refresh_period=2, ema_of="sketch", sketch_dim=3)
     drive(schedule, 3)
-    for options in ({"ema_source": "gramian"}, {"ema_source": "sketch", "sketch_dim": 2}):
+    for options in ({"ema_of": "gramian"}, {"ema_of": "sketch", "sketch_dim": 2}):
         with pytest.raises(UsageError):
             ColoringScheduler(4, refresh_period=2, **options).load_state_dict(schedule.state_dict())
     weights = ColoringScheduler(
-        4, refresh_period=2, ema_source="sketch", sketch_dim=3, use="group_weights"
+        4, refresh_period=2, ema_of="sketch", sketch_dim=3, use="group_weights"
     )
     with pytest.raises(UsageError, match="use"):
         weights.load_state_dict(schedule.state_dict())

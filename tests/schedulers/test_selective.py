@@ -100,7 +100,12 @@ def _camps(rate=0.02):
     )
 
 
-@pytest.mark.parametrize("warmup", [{"warmup_groups": "singletons"}, {"warmup_group_size": 2}])
+@pytest.mark.parametrize(
+    "warmup",
+    [
+        {"warmup_groups": "singletons"}, {"warmup_group_size": 2}, {}, {"within": "plain"},
+    ],
+)  # fmt: skip
 def test_two_camps_are_recovered(warmup):
     schedule = SelectiveScheduler(6, warmup_steps=40, regroup_period=10, ema_beta=0.9, **warmup)
     for _ in range(60):
@@ -131,6 +136,14 @@ def test_warm_up_is_affordable_and_redraws_its_groups(drive):
     assert reports[6].affinity is not None
 
 
+@pytest.mark.parametrize("num_tasks", [2, 6, 8])
+def test_a_warm_up_of_few_tasks_has_two_groups_all_the_same(num_tasks, drive):
+    """One group of all tasks would give every row the same credits."""
+    schedule = SelectiveScheduler(num_tasks, warmup_steps=5)
+    drive(schedule, 5)
+    assert [report.num_colors for report in schedule.pop_reports()] == [2] * 5
+
+
 def test_groups_take_turns_where_asked(drive):
     schedule = SelectiveScheduler(
         6, warmup_steps=4, warmup_group_size=3, use="one_group_per_batch", regroup_period=3
@@ -155,8 +168,9 @@ def test_nothing_to_group_by_keeps_the_groups_and_says_so():
     assert blank.groups == ((0, 1, 2, 3),)
 
 
-def test_losses_that_are_not_finite_teach_nothing():
-    schedule = SelectiveScheduler(3, warmup_steps=5, warmup_group_size=3, ema_beta=0.0)
+def test_losses_that_are_not_finite_teach_nothing(monkeypatch):
+    schedule = SelectiveScheduler(3, warmup_steps=5, ema_beta=0.0)
+    monkeypatch.setattr(schedule, "_plan", lambda: schedule._report(((0, 1, 2),), 1))
     schedule.active_tasks()
     schedule.observe_losses(np.array([[1.0, 1.0, np.inf], [0.5, np.nan, 0.5]]))
     values = schedule.affinity().values

@@ -448,3 +448,33 @@ def test_the_peak_memory_is_the_training_s_own(make_graph):
     model = LabelModel(SAGE().build(6), Linear().build(128, graph.num_tasks))
     done = fit(model, graph, JointScheduler(graph.num_tasks), Train(epochs=1))
     assert done.cost.to_dict()["peak_rss_mb"] < before - 300
+
+
+@pytest.mark.parametrize("probe", ["last_layer", "full"])
+def test_gradients_of_active_tasks_feed_the_schedule(
+    probe, tiny, new_model, budget, steps_seen, assert_same_weights
+):
+    """At every step and on its own batch; a schedule that does not act on them trains the same."""
+    seen = []
+
+    class Watched(ColoringScheduler):
+        def observe_active(self, gradients):
+            seen.append(gradients)
+            super().observe_active(gradients)
+
+    schedule = Watched(T, refresh_period=3, tau=-0.2, ema_source="active")
+    done = fit(new_model(), tiny, schedule, budget(probe=probe))
+    assert (done.cost.probes, len(seen)) == (0, 12)
+    assert [found.tasks for found in seen] == [step.tasks for step in steps_seen.list]
+    assert min(len(step.tasks) for step in steps_seen.list) < T
+    assert done.cost.probe_label_gradients == sum(len(found.tasks) for found in seen)
+    models = [new_model(), new_model()]
+    fit(models[0], tiny, JointScheduler(T), budget())
+    far = {"tau": 0.99999, "refresh_period": 3, "ema_source": "active"}
+    fit(models[1], tiny, ColoringScheduler(T, **far), budget(probe=probe))
+    assert_same_weights(*models)
+
+
+def test_streamed_gradients_are_of_every_step_already(tiny, new_model, budget):
+    with pytest.raises(UsageError, match="sum up every step already"):
+        fit(new_model(), tiny, ColoringScheduler(T, ema_source="both"), budget(probe="streamed"))

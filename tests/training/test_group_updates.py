@@ -144,6 +144,8 @@ def test_a_broken_task_is_left_out_and_spoils_no_other(training, batch):
         lambda: RandomGroupsScheduler(T, sizes=(3, 2), use="all_groups_per_batch"),
         lambda: RandomGroupsScheduler(T, sizes=(3, 2), refresh_period=4, use="group_weights"),
         lambda: ColoringScheduler(T, refresh_period=3, tau=-0.2, ema_beta=0.5, warm_start=True),
+        lambda: ColoringScheduler(T, refresh_period=3, tau=-0.2, ema_source="active"),
+        lambda: ColoringScheduler(T, refresh_period=3, tau=-0.2, ema_source="both"),
     ],
 )
 @pytest.mark.parametrize("group_moments", [False, True])
@@ -302,38 +304,3 @@ def test_new_groups_inherit_from_their_nearest_and_others_are_dropped():
     assert list(again.moments) == list(adam.moments)
     with pytest.raises(UsageError, match="at least one"):
         GroupAdam([], 0.1)
-
-
-# the hook for aggregators
-
-
-def test_combining_by_ones_is_the_sum(training, batch):
-    model, optimizers = training(norm="layer")
-    twin, twin_optimizers = training(norm="layer")
-    for _ in range(3):
-        train_step(model, batch, (0, 2, 3), optimizers, combine=lambda j: torch.ones(len(j)))
-        train_step(twin, batch, (0, 2, 3), twin_optimizers)
-    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-def test_combining_acts_on_the_shared_gradient_and_leaves_the_heads(training, batch):
-    """The released scheduler swallows its aggregator: with and without it are the same."""
-    seen = []
-
-    def first_only(jacobian):
-        seen.append(jacobian)
-        return torch.tensor([1.0, 0.0, 0.0])
-
-    model, optimizers = training(norm="layer")
-    twin, twin_optimizers = training(norm="layer")
-    train_step(model, batch, (0, 2, 3), optimizers, combine=first_only)
-    train_step(twin, batch, (0, 2, 3), twin_optimizers)
-    shared = torch.cat([p.grad.flatten() for p in model.shared_parameters()])
-    torch.testing.assert_close(shared, seen[0][0])
-    assert seen[0].shape == (3, len(shared))
-    other = torch.cat([p.grad.flatten() for p in twin.shared_parameters()])
-    torch.testing.assert_close(seen[0].sum(dim=0), other, rtol=1e-4, atol=1e-6)
-    assert not torch.allclose(shared, other)
-    for a, b in zip(model.head_parameters(), twin.head_parameters(), strict=True):
-        torch.testing.assert_close(a, b)

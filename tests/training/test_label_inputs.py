@@ -223,9 +223,15 @@ def test_passes_cover_every_node_once_and_do_not_depend_on_the_question(graph):
 
 
 def test_a_batch_of_all_training_nodes_is_refused(graph, budget):
-    for changes in ({"batch_size": 60}, {"probe_batch_size": 60}):
-        with pytest.raises(UsageError, match="smaller than the training set"):
-            fit(new_model(), with_label_inputs(graph), JointScheduler(TASKS), budget(**changes))
+    with pytest.raises(UsageError, match="smaller than the training set"):
+        fit(new_model(), with_label_inputs(graph), JointScheduler(TASKS), budget(batch_size=60))
+
+
+def test_a_probe_leaves_half_of_the_training_nodes_to_be_read(graph, budget, new_schedule):
+    """However many nodes it was asked for."""
+    seen = with_label_inputs(graph)
+    done = fit(new_model(), seen, new_schedule("coloring"), budget(epochs=1, probe_batch_size=60))
+    assert done.cost.probes > 0
 
 
 @pytest.mark.parametrize("name", ["joint", "coloring"])

@@ -134,3 +134,21 @@ def test_resume_needs_checkpoints(tiny, new_model, budget, tmp_path):
         fit(
             new_model(), tiny, JointScheduler(T), budget(), resume=True, checkpoints=tmp_path / "no"
         )
+
+
+@pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.NonFiniteWarning")
+def test_steps_left_out_in_a_row_go_on_counting(tiny, new_model, budget, tmp_path, steps_seen):
+    """Else a training that diverged and is resumed every few steps would never stop."""
+
+    def diverging(seed=0):
+        model = new_model(seed, dropout=0.0, norm="layer")
+        model.encoder.convs[0].lin_l.weight.register_hook(lambda grad: grad * torch.inf)
+        return model
+
+    steps_seen.hooks.append(lambda s: os.kill(os.getpid(), signal.SIGINT) if s == 6 else None)
+    config = budget(epochs=5, eval_every=9)
+    with pytest.raises(InterruptedRunError):
+        fit(diverging(), tiny, JointScheduler(T), config, checkpoints=tmp_path)
+    with pytest.raises(TrainingStoppedError, match="10 steps in a row"):
+        fit(diverging(1), tiny, JointScheduler(T), config, checkpoints=tmp_path, resume=True)
+    assert len(steps_seen.list) == 9

@@ -140,6 +140,29 @@ def test_a_broken_loss_is_left_out_with_its_name_and_the_others_learn(training, 
     assert skipped.losses == {2: 2}
 
 
+def test_a_group_of_broken_losses_is_skipped_while_others_are_finite(training, batch):
+    """A colour class may hold the broken task alone: its turn is lost, not the run."""
+    model, optimizers = training()
+    train_step(model, batch, ALL, optimizers)
+    with torch.no_grad():
+        model.heads.bias[2] = torch.nan
+    skipped = Skipped()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    tensors = {name: value.clone() for name, value in optimizers.state_tensors().items()}
+    with pytest.warns(NonFiniteWarning, match="eggs"):
+        live, losses = train_step(
+            model, batch, (2,), optimizers, skipped=skipped, label_names=NAMES
+        )
+    assert (live, len(losses)) == ((), 0)
+    assert skipped.losses == {2: 1}
+    for name, value in model.encoder.named_parameters():
+        assert torch.equal(value, state[f"encoder.{name}"])
+    assert all(torch.equal(v, tensors[n]) for n, v in optimizers.state_tensors().items())
+    batch.observed[:, [0, 1, 3, 4]] = False  # nothing else is labelled here
+    with pytest.raises(TrainingStoppedError, match="every other"):
+        train_step(model, batch, (2,), optimizers, skipped=skipped)
+
+
 @pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.NonFiniteWarning")
 @pytest.mark.parametrize("skipped", [None, Skipped()])
 def test_no_finite_loss_stops_the_training(skipped, training, batch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +16,7 @@ from gnn_mtl.affinity import GradientEMA, GramianEMA, ObservedGradients
 from gnn_mtl.linalg import count_sketch
 from gnn_mtl.tasks import Affinity
 
-EMASource = Literal["gradient", "sketch", "gramian"]
-SOURCES = get_args(EMASource)
+EMAOf = Literal["gradient", "sketch", "gramian"]
 CHUNK_BYTES = 1 << 26
 
 
@@ -41,12 +40,12 @@ class RunningAffinity(Protocol):
 
 
 def running_affinity(
-    source: EMASource, num_tasks: int, *, beta: float, sketch_dim: int, seed: int
+    of: EMAOf, num_tasks: int, *, beta: float, sketch_dim: int, seed: int
 ) -> RunningAffinity:
     """Build the average that a schedule keeps.
 
     Args:
-        source: ``"gradient"``: of the gradients themselves, 4 T P bytes. ``"sketch"``: of count
+        of: ``"gradient"``: of the gradients themselves, 4 T P bytes. ``"sketch"``: of count
             sketches of them, 4 T K bytes (:class:`SketchEMA`). ``"gramian"``: of their products,
             16 T^2 bytes (:class:`ProductEMA`).
         num_tasks: Number of tasks T.
@@ -54,9 +53,9 @@ def running_affinity(
         sketch_dim: Size K of a sketch.
         seed: Seed of the sketch.
     """
-    if source == "sketch":
+    if of == "sketch":
         return SketchEMA(num_tasks, beta=beta, sketch_dim=sketch_dim, seed=seed)
-    if source == "gramian":
+    if of == "gramian":
         return ProductEMA(num_tasks, beta=beta)
     return GradientEMA(num_tasks, beta=beta)
 

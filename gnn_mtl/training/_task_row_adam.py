@@ -7,7 +7,6 @@ rows, moments and step count are bitwise unchanged by a step (SON-GOKU spec T11)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,24 +102,3 @@ class TaskRowAdam:
         for index, (m, v) in enumerate(zip(self.first, self.second, strict=True)):
             m.copy_(state[f"first.{index}"])
             v.copy_(state[f"second.{index}"])
-
-
-def lr_factor(
-    step: int, total_steps: int, *, schedule: str = "constant", warmup_steps: int = 0
-) -> float:
-    """Return what the learning rate is multiplied with at a step (0-based).
-
-    Linear warm-up over the first ``warmup_steps``, then ``"constant"`` 1, ``"cosine"`` down to 0 or
-    ``"linear"`` down to 0 at ``total_steps``.
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    if schedule == "constant":
-        return 1.0
-    share = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    share = min(max(share, 0.0), 1.0)
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * share))
-    if schedule == "linear":
-        return 1 - share
-    raise UsageError(f"`lr_schedule` should be constant, cosine or linear. Found {schedule!r}.")
