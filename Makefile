@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 .PHONY: setup demo test slow lint bench docs clean
 .DEFAULT_GOAL := setup
@@ -22,7 +23,7 @@ demo: setup
 	$(BIN)/gnn-mtl demo --out runs/demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(PYTEST_ARGS)
 
 slow: setup
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
@@ -34,7 +35,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	@for name in sampler epoch schedule; do $(BIN)/gnn-mtl bench $$name || exit 1; done
+	@for name in sampler epoch schedule coloring refresh; do $(BIN)/gnn-mtl bench $$name || exit 1; done
 
 docs: setup
 	$(BIN)/python -m pytest tests/docs -m "not gpu" $(PYTEST_ARGS)

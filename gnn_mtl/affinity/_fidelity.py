@@ -28,6 +28,8 @@ class Fidelity:
         edge_precision: Share of the estimate's edges that are exact; None without edges.
         edge_recall: Share of the exact edges that are found; None without any.
         edge_f1: Their harmonic mean; None where either graph is empty.
+        edge_f1_as_many: F1 where the estimate's lowest cosines are taken, as many as there are
+            exact edges: what a rule by quantile draws, blind to a shift of all cosines.
         same_color_jaccard: Jaccard index of the pairs that share a colour in both colourings.
         in_group_conflict: Share of the estimate's same-colour pairs that conflict exactly.
         exact_in_group_conflict: That of one group of all tasks: what colouring starts from.
@@ -43,6 +45,7 @@ class Fidelity:
     edge_precision: float | None
     edge_recall: float | None
     edge_f1: float | None
+    edge_f1_as_many: float | None
     same_color_jaccard: float
     in_group_conflict: float
     exact_in_group_conflict: float
@@ -99,11 +102,19 @@ def fidelity(estimate: Affinity, exact: Affinity, tau: float) -> Fidelity:
         edge_precision=hits / edges if edges else None,
         edge_recall=hits / exact_edges if exact_edges else None,
         edge_f1=2 * hits / (edges + exact_edges) if edges and exact_edges else None,
+        edge_f1_as_many=_as_many(a, truth[pairs][known]),
         same_color_jaccard=pair_jaccard(groups, exact_groups),
         in_group_conflict=in_group_conflict(groups, truth),
         exact_in_group_conflict=in_group_conflict(everyone, truth),
         noise=noise,
     )
+
+
+def _as_many(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> float | None:
+    """Share of the edges among as many lowest values; None without an edge."""
+    number = int(truth.sum())
+    lowest = np.argsort(values, kind="stable")[:number]
+    return float(truth[lowest].mean()) if number else None
 
 
 def edge_tau(exact: Affinity, share: float = 0.1) -> float:

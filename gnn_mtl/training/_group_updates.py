@@ -29,7 +29,8 @@ class GroupUpdates:
     Attributes:
         live: Tasks that took part, for each update made.
         losses: Losses of all tasks before each update, float64 ``[U, T]``, then after the last one
-            if asked for; NaN where a task has no label here.
+            if asked for; NaN where a task has no label here, and before an update that was not made
+            for the tasks it was to be of: no change is that update's doing.
         forwards: Forward passes it took.
     """
 
@@ -118,6 +119,7 @@ def group_updates(
             weights=[weight_of[task] for task in live], grad_clip=grad_clip, skipped=skipped,
             label_names=label_names, hooks=hooks, step=step, meter=meter,
         )  # fmt: skip
+        row[[task for task in update.tasks if task not in live_found[-1]]] = np.nan
         replay.put_buffers_back()
     if after_last:
         with replay.forward(), torch.no_grad():

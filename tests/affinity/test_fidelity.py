@@ -42,6 +42,11 @@ def test_against_sklearn_and_networkx():
     assert 0 <= found.in_group_conflict < found.exact_in_group_conflict
     assert len(set(colors.values())) > 1
     assert found.noise is None
+    lowest = np.argsort(near.values[pairs])[: truth.sum()]
+    assert found.edge_f1_as_many == pytest.approx(truth[lowest].mean())
+    shifted = near.values - 0.5 * (1 - np.eye(12))
+    moved = fidelity(Affinity(shifted.clip(-1, 1), "moved"), exact, 0.2)
+    assert moved.edge_f1 < found.edge_f1
 
 
 def test_itself_is_perfect():

@@ -1,10 +1,11 @@
-"""Several updates on one batch: order, credit, randomness, what must stay; group moments; hooks."""
+"""Several updates on one batch: order, credit, randomness, what must stay; group moments."""
 
 import numpy as np
 import pytest
 import torch
 
 from gnn_mtl._core.errors import NonFiniteWarning, TrainingStoppedError, UsageError
+from gnn_mtl.affinity import ProximalAffinity
 from gnn_mtl.graph import NeighborLoader
 from gnn_mtl.nn import masked_bce
 from gnn_mtl.schedulers import (
@@ -130,6 +131,27 @@ def test_a_broken_task_is_left_out_and_spoils_no_other(training, batch):
         model.heads.weight[:] = torch.nan
     with pytest.raises(TrainingStoppedError, match="finite losses"):
         group_updates(model, batch, UPDATES, optimizers)
+
+
+@pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.NonFiniteWarning")
+def test_an_update_that_was_not_made_gets_no_credit(training, batch):
+    """Its gradient was not finite; that no loss changed is not what the group did."""
+    model, optimizers = training(norm="layer")
+    number = []
+
+    def break_second(grad):
+        number.append(0)
+        return grad * torch.inf if len(number) == 2 else grad
+
+    model.encoder.convs[0].lin_l.weight.register_hook(break_second)
+    done = group_updates(model, batch, UPDATES, optimizers, after_last=True, skipped=Skipped())
+    assert [bool(live) for live in done.live] == [True, False, True]
+    credits = ProximalAffinity(T)
+    credits.update([update.tasks for update in UPDATES], done.losses)
+    left_out = list(UPDATES[1].tasks)
+    assert not credits.counts[left_out].any()
+    assert credits.counts[list(UPDATES[0].tasks)].any()
+    assert credits.counts[list(UPDATES[2].tasks)].any()
 
 
 # schedules in the loop
