@@ -81,6 +81,8 @@ def frontier_figure(
             color=MUTED, lw=0.9, ls=(0, (4, 2)), drawstyle="steps-post", zorder=0,
         )  # fmt: skip
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
         axis.set_ylim(0, 1.02)
         axis.grid(axis="y")
         axis.tick_params(length=0)

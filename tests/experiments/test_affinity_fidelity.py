@@ -40,3 +40,24 @@ def test_the_readme_is_what_the_records_give():
     table = load("table")
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert table.between_marks(text) == table.tables()
+
+
+def test_the_plot_shows_every_mode_it_names():
+    frontier = load("frontier")
+    rows = load("table").read("refresh")["rows"]
+    for mode in (*frontier.LINES, *frontier.POINTS, *frontier.BOUNDS):
+        at = {row["checkpoint"] for row in rows if row["tasks"] == 112 and row["mode"] == mode}
+        assert {"epoch 1", "best"} <= at, mode
+    svg = frontier.frontier(rows)
+    assert svg.startswith("<svg")
+    for label, *_ in (*frontier.LINES.values(), *frontier.POINTS.values()):
+        assert label in svg
+    assert svg.count("everything, 4 steps older") == 2
+
+
+def test_the_record_holds_the_ratios_of_its_rows():
+    from gnn_mtl.benchmarks._refresh import ratios
+
+    record = load("table").read("refresh")
+    found = ratios([row for row in record["rows"] if row["tasks"] == 112])
+    assert found == record["ratios"]

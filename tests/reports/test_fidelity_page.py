@@ -37,6 +37,7 @@ def test_the_page(tmp_path):
     assert "<d>" not in text
     assert "Best: c on 10 nodes, edge F1 0.90" in text
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")
+    assert "mathdefault" not in text
     assert text.count("<svg") == 1
     again = build_fidelity(json.loads(json.dumps(study)), tmp_path / "two.html", name="run <1>",
                            command="gnn-mtl ...")  # fmt: skip
