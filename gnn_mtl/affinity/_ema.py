@@ -9,11 +9,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn_mtl._core.errors import NonFiniteWarning, ShapeError, UsageError
+from gnn_mtl.affinity._ema_errors import EMAErrors
 from gnn_mtl.affinity._gradient_cosine import gradient_cosine
 from gnn_mtl.tasks import Affinity
+
+CHUNK_BYTES = 1 << 21
+"""Size of the copy of one block of columns, which stays in cache."""
 
 
 class ObservedGradients(Protocol):
@@ -59,6 +64,9 @@ class GradientEMA:
 
     Memory:
         4 T P bytes, allocated by the first update on the device of the gradients.
+
+    Complexity:
+        An update takes O(S T P) for S rows, for the standard errors; an affinity O(T^2 P).
     """
 
     def __init__(
@@ -80,6 +88,8 @@ class GradientEMA:
         self.skipped = [0] * num_tasks
         self.non_finite = [0] * num_tasks
         self._average: Tensor | None = None  # [T, P] float32, not bias corrected
+        self._errors = EMAErrors(num_tasks, beta)
+        self._cosine: Affinity | None = None  # of the average as it stands
 
     def __repr__(self) -> str:
         names = "" if self.label_names is None else f", label_names={self.label_names!r}"
@@ -113,10 +123,13 @@ class GradientEMA:
         largest = torch.linalg.vector_norm(jacobian, ord=torch.inf, dim=1).tolist()
         valid = gradients.valid.tolist()
         self.ages = [age + 1 for age in self.ages]
+        usable = [ok and 0.0 < size < float("inf") for ok, size in zip(valid, largest, strict=True)]
+        self._learn_errors(tasks, jacobian, usable)
+        self._cosine = None
         updated: list[int] = []
         newly_broken: list[int] = []
         for row, task in enumerate(tasks):
-            if valid[row] and 0.0 < largest[row] < float("inf"):
+            if usable[row]:
                 self._average[task].mul_(self.beta).add_(jacobian[row], alpha=1.0 - self.beta)
                 self.counts[task] += 1
                 self.ages[task] = 0
@@ -146,17 +159,17 @@ class GradientEMA:
         """Return the cosines of the averages; cells of tasks never observed are NaN.
 
         ``counts`` of the affinity are the observations of the less observed task of each pair.
+        ``stderr`` says how far the noise of the observations that are averaged moves a cosine,
+        from how far they lie around the average (infinitesimal jackknife, independent
+        observations); known from a task's second observation on, good after some ten. It is of the
+        spread only: the shrinkage towards 0 is no part of it.
         """
-        if self._average is None:
-            unknown = np.full((self.num_tasks, self.num_tasks), np.nan)
-            cosine = Affinity(unknown, "gradient_cosine", "cosine")
-        else:
-            cosine = gradient_cosine(self._average)  # a cosine does not see the bias correction
-        counts = np.minimum.outer(np.array(self.counts), np.array(self.counts))
+        counts = np.array(self.counts)
         return replace(
-            cosine,
+            self._cosines(),
             method="gradient_cosine_ema",
-            counts=counts,
+            counts=np.minimum.outer(counts, counts),
+            stderr=self._errors.standard_errors(counts),
             label_names=self.label_names,
             details={"ema_beta": self.beta, "ages": list(self.ages)},
         )
@@ -171,6 +184,7 @@ class GradientEMA:
             "skipped": list(self.skipped),
             "non_finite": list(self.non_finite),
             "average": None if self._average is None else self._average.clone(),
+            "errors": self._errors.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -180,7 +194,7 @@ class GradientEMA:
             UsageError: If the state is incomplete or of another average; nothing is changed then.
         """
         names = ("counts", "ages", "skipped", "non_finite")
-        missing = sorted({"num_tasks", "beta", "average", *names} - state.keys())
+        missing = sorted({"num_tasks", "beta", "average", "errors", *names} - state.keys())
         if missing:
             raise UsageError(f"The state of a GradientEMA should hold {missing}; it does not.")
         found = (state["num_tasks"], state["beta"])
@@ -194,9 +208,51 @@ class GradientEMA:
             average is not None and (average.ndim != 2 or len(average) != self.num_tasks)
         ):
             raise UsageError(f"The state of {self!r} should hold one entry a task throughout.")
+        errors = EMAErrors(self.num_tasks, self.beta)
+        errors.load_state_dict(state["errors"])
         for name in names:
             setattr(self, name, [int(value) for value in state[name]])
         self._average = None if average is None else average.detach().clone().float()
+        self._errors, self._cosine = errors, None
+
+    def _cosines(self) -> Affinity:
+        """Return the cosines of the averages as they stand, computed once."""
+        if self._average is None:
+            unknown = np.full((self.num_tasks, self.num_tasks), np.nan)
+            return Affinity(unknown, "gradient_cosine", "cosine")
+        if self._cosine is None:  # a cosine does not see the bias correction
+            self._cosine = gradient_cosine(self._average)
+        return self._cosine
+
+    def _learn_errors(self, tasks: tuple[int, ...], jacobian: Tensor, usable: list[bool]) -> None:
+        """Tell the errors how the usable rows deviate from the averages before them."""
+        ids, counts = np.array(tasks)[usable], np.array(self.counts)
+        if not len(ids):
+            return
+        cosine = np.full((self.num_tasks, self.num_tasks), np.nan)
+        products = cosine[ids]
+        if counts[ids].any():
+            cosine = self._cosines().values
+            products = self._products(ids, jacobian if all(usable) else jacobian[usable])
+            with np.errstate(invalid="ignore"):  # rows without an average yet
+                products = products * (1.0 - self.beta ** counts[ids])[:, None] - cosine[ids]
+        self._errors.update(ids, products, cosine, counts)
+
+    def _products(self, ids: NDArray[np.int64], rows: Tensor) -> NDArray[np.float64]:
+        """Return <g_i, a_j> / (|a_i| |a_j|) of rows g and the averages a, not bias corrected."""
+        average = self._average
+        assert average is not None  # noqa: S101 - allocated by the first update
+        scale = torch.linalg.vector_norm(average, ord=torch.inf, dim=1, keepdim=True)
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale)).reciprocal()
+        products = scale.new_zeros((len(ids), self.num_tasks), dtype=torch.float64)
+        squares = scale.new_zeros(self.num_tasks, dtype=torch.float64)
+        width = max(1, CHUNK_BYTES // (4 * self.num_tasks))
+        for part, new in zip(average.split(width, 1), rows.split(width, 1), strict=True):
+            scaled = part * scale
+            products += (new * scale[ids]) @ scaled.T
+            squares += scaled.square_().sum(dim=1)
+        norms = squares.sqrt()
+        return (products / norms[ids, None] / norms).cpu().numpy()
 
     def _check(self, tasks: tuple[int, ...], jacobian: Tensor, valid: Tensor) -> None:
         rows = len(tasks)

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl.affinity._cell_mean import load_square
+from gnn_mtl.affinity._ema_errors import MeanSquares
 from gnn_mtl.linalg import cosine_of_gramian
 from gnn_mtl.tasks import Affinity
 
@@ -47,6 +49,7 @@ class GramianEMA:
         self.num_tasks, self.beta, self.label_names = num_tasks, beta, label_names
         self.counts = np.zeros((num_tasks, num_tasks), dtype=np.int64)
         self._average = np.zeros((num_tasks, num_tasks))  # float64, not bias corrected
+        self._spread = MeanSquares(num_tasks)  # of what one observation does to a cosine
 
     def __repr__(self) -> str:
         names = "" if self.label_names is None else f", label_names={self.label_names!r}"
@@ -85,6 +88,7 @@ class GramianEMA:
             use &= valid.cpu().numpy()
         known = np.isfinite(products) & np.outer(use, use)
         cells = np.ix_(ids, ids)
+        self._learn_spread(cells, np.where(known, products, np.nan))
         old = self._average[cells]
         fresh = self.beta * old + (1.0 - self.beta) * np.where(known, products, 0.0)
         self._average[cells] = np.where(known, fresh, old)
@@ -100,10 +104,15 @@ class GramianEMA:
         )
 
     def affinity(self) -> Affinity:
-        """Return the cosines; pairs never observed, and tasks without a positive norm, are NaN."""
+        """Return the cosines; pairs never observed, and tasks without a positive norm, are NaN.
+
+        ``stderr``: see :meth:`GradientEMA.affinity`. It is of the spread only, too: the shrinkage
+        by noise in the diagonal, which lasts, is no part of it.
+        """
         return Affinity(
             cosine_of_gramian(self.mean()).numpy(), "gramian_ema", "cosine", counts=self.counts,
-            label_names=self.label_names, details={"ema_beta": self.beta},
+            stderr=self._standard_errors(), label_names=self.label_names,
+            details={"ema_beta": self.beta},
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,6 +122,7 @@ class GramianEMA:
             "beta": self.beta,
             "counts": torch.from_numpy(self.counts.copy()),
             "average": torch.from_numpy(self._average.copy()),
+            "spread": self._spread.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -128,4 +138,34 @@ class GramianEMA:
                 f"{found[1]}."
             )
         arrays = load_square(state, ("counts", "average"), self.num_tasks)
+        spread = MeanSquares(self.num_tasks)
+        spread.load_state_dict(state.get("spread", {}))
         self.counts, self._average = arrays["counts"].astype(np.int64), arrays["average"]
+        self._spread = spread
+
+    def _learn_spread(self, cells: tuple[Any, ...], products: NDArray[np.float64]) -> None:
+        """Add how far this observation's products would turn each cosine of the averages."""
+        mean = self.mean().numpy()[cells]
+        own = mean.diagonal()
+        norms = np.sqrt(np.where(own > 0, own, np.nan))
+        cosine, step = mean / np.outer(norms, norms), products - mean
+        relative = step.diagonal() / norms**2
+        turn = step / np.outer(norms, norms) - cosine * np.add.outer(relative, relative) / 2.0
+        every = np.full_like(self._average, np.nan)
+        with np.errstate(over="ignore", invalid="ignore"):
+            every[cells] = turn**2 / (1.0 + self._squared_weights()[cells])
+        self._spread.add(every)
+
+    def _squared_weights(self) -> NDArray[np.float64]:
+        """Return the sum of the squared weights of each cell's observations; 1 before the first."""
+        decayed = self.beta ** self.counts.astype(np.float64)
+        weights = (1.0 - self.beta) * (1.0 + decayed) / (1.0 + self.beta)
+        return np.divide(weights, 1.0 - decayed, out=np.ones_like(decayed), where=self.counts > 0)
+
+    def _standard_errors(self) -> NDArray[np.float64] | None:
+        errors = np.sqrt(self._spread.mean() * self._squared_weights())
+        np.fill_diagonal(errors, np.nan)
+        if not np.isfinite(errors).any():
+            return None
+        np.fill_diagonal(errors, np.where(self.counts.diagonal() > 0, 0.0, np.nan))
+        return errors

@@ -38,7 +38,15 @@ class Scores:
 
     @property
     def scored(self) -> NDArray[np.bool_]:
-        """Boolean ``[T]``: the labels with both a positive and a negative, behind every mean."""
+        """Boolean ``[T]``: the labels behind every mean."""
+        return ~np.isnan(self.per_label["ap"])
+
+    @property
+    def scorable(self) -> NDArray[np.bool_]:
+        """Boolean ``[T]``: the labels with both a positive and a negative.
+
+        All of them are scored, unless a model had no finite logits for one.
+        """
         return (self.positives > 0) & (self.positives < self.observed)
 
 

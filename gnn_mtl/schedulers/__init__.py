@@ -10,7 +10,8 @@ for all (``GroupUse``): they take turns, each makes an update on every batch (``
 only share weights, or each cycle ends with a step back.
 
 Each has a configuration of plain values (``Joint``, ``Static``, ``Random``, ``Coloring``,
-``Selective``) whose ``build`` makes it; ``Single``, one model a label, is a configuration only.
+``Selective``) whose ``build`` makes it; ``Single``, one model a label, and ``Separate``, one a
+group, are configurations only.
 """
 
 from gnn_mtl.schedulers._base import TaskScheduler
@@ -20,6 +21,7 @@ from gnn_mtl.schedulers._group_use import GroupUse, Scale, Update
 from gnn_mtl.schedulers._joint import Joint, JointScheduler
 from gnn_mtl.schedulers._random_groups import Random, RandomGroupsScheduler
 from gnn_mtl.schedulers._selective import Selective, SelectiveScheduler
+from gnn_mtl.schedulers._separate import Separate
 from gnn_mtl.schedulers._single import Single
 from gnn_mtl.schedulers._static import Static, StaticScheduler
 from gnn_mtl.schedulers._tau_schedule import TauSchedule
@@ -38,6 +40,7 @@ __all__ = [
     "SchedulerConfig",
     "Selective",
     "SelectiveScheduler",
+    "Separate",
     "Single",
     "Static",
     "StaticScheduler",

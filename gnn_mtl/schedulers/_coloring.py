@@ -107,7 +107,7 @@ class ColoringScheduler(TaskScheduler):
         found = tuple(sorted(gradients.tasks))
         if not owed:
             raise UsageError(
-                f"No gradients are owed at step {self._step}. Call observe() only while "
+                f"No gradients are owed at step {self.step}. Call observe() only while "
                 "needs_probe() is not empty: once a refresh, before active_tasks()."
             )
         if found != owed:
@@ -195,7 +195,7 @@ class ColoringScheduler(TaskScheduler):
         edges = self._rule.edges(affinity, tau, self._edges)
         classes = make_classes(
             affinity, edges, tau, self.config,
-            previous=self._colors, seed=derive_seed(self._seed, "colors", self._step),
+            previous=self._colors, seed=derive_seed(self._seed, "colors", self.step),
         )  # fmt: skip
         problems = self._problems(affinity, edges, tau, classes)
         self._draft = _Draft(edges, classes, problems)
@@ -217,28 +217,28 @@ class ColoringScheduler(TaskScheduler):
         if self._can_matter():
             return self._colored() if self.config.ema_source == "active" else None
         everyone = (tuple(range(self._num_tasks)),)
-        tau = self._tau.at(self._step)
+        tau = self._tau.at(self.step)
         return self._report(everyone, self.config.refresh_period, tau=tau, num_edges=0, density=0.0)
 
     def _can_matter(self) -> bool:
         """Return whether a graph now, or one that remembers this step, can have an edge."""
         beta = self.config.ema_beta
         memory = round((1.0 + beta) / (1.0 - beta))  # refreshes, this one included
-        horizon = self._step + self.config.refresh_period * (memory - 1)
+        horizon = self.step + self.config.refresh_period * (memory - 1)
         # tau is monotone after the warm-up, so its ends decide
-        lowest = min(self._tau.at(self._step), self._tau.at(horizon))
+        lowest = min(self._tau.at(self.step), self._tau.at(horizon))
         finds_edges = self._rule.sets_tau and horizon >= self.config.warmup_steps
         return self._num_tasks > 1 and (lowest < 1.0 or finds_edges)
 
     def _tolerance(self, affinity: Affinity) -> float:
         """Return tau at this refresh: the schedule's, or after the warm-up the rule's own."""
-        if self._rule.sets_tau and self._step >= self.config.warmup_steps:
+        if self._rule.sets_tau and self.step >= self.config.warmup_steps:
             return self._rule.tau(affinity)
-        return self._tau.at(self._step)
+        return self._tau.at(self.step)
 
     def _next_period(self, churn: float | None) -> int:
         """Return the period after this refresh; it adapts once tau has settled."""
-        settled = self._tau.is_settled(self._step)
+        settled = self._tau.is_settled(self.step)
         return self.config.next_period(self._period, churn) if settled else self._period
 
     def _refreshed(
@@ -253,8 +253,8 @@ class ColoringScheduler(TaskScheduler):
         groups = ordered(
             classes.covered.groups,
             self.config.order,
-            self._last_active,
-            derive_seed(self._seed, "coloring", self._step),
+            self._at.last_active,
+            derive_seed(self._seed, "coloring", self.step),
         )
         pairs = self._num_tasks * (self._num_tasks - 1) // 2
         num_edges = int(edges.sum()) // 2
@@ -282,14 +282,14 @@ class ColoringScheduler(TaskScheduler):
     ) -> dict[str, str]:
         """Return what is wrong with a refresh, as sentences by name."""
         problems = {}
-        settled = tau < 1.0 and self._tau.is_settled(self._step)
+        settled = tau < 1.0 and self._tau.is_settled(self.step)
         off_diagonal = affinity.values[~np.eye(self._num_tasks, dtype=np.bool_)]
         known = off_diagonal[~np.isnan(off_diagonal)]
         begins = self.config.ema_source == "active" and not known.size
         if settled and self._num_tasks > 1 and not edges.any() and not begins:
             lowest = f"{known.min():.3f}" if known.size else "unknown"
             problems["empty"] = (
-                f"The conflict graph at step {self._step} should have edges at tau = {tau:g}. "
+                f"The conflict graph at step {self.step} should have edges at tau = {tau:g}. "
                 f"Found none (lowest cosine {lowest}), so this window is joint training. Lower "
                 "`tau`; noise shrinks cosines, so a larger probe or `ema_beta` helps too."
             )

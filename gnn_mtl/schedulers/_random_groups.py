@@ -65,16 +65,16 @@ class RandomGroupsScheduler(TaskScheduler):
     def _plan(self) -> RefreshReport:
         sizes, stop = self._sizes, None
         for step, followed in self._follow:
-            if step > self._step:
+            if step > self.step:
                 stop = step
                 break
             sizes = followed
         drawn = random_groups(
-            sizes, self._num_tasks, generator=generator(self._seed, "random_groups", self._step)
+            sizes, self._num_tasks, generator=generator(self._seed, "random_groups", self.step)
         )
         num_steps = None
         if stop is not None:
-            num_steps = stop - self._step
+            num_steps = stop - self.step
         elif self._refresh_period is not None:
             num_steps = self._turns.length(self._refresh_period, len(sizes))
         return self._report(tuple(drawn), num_steps)

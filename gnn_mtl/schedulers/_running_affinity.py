@@ -71,7 +71,9 @@ class SketchEMA(GradientEMA):
     """Average of count sketches of task gradients (:func:`gnn_mtl.linalg.count_sketch`).
 
     The map is linear and the same for the whole run, so the average of sketches is the sketch of
-    the average. Gradients of at most K parameters are kept as they are.
+    the average. Gradients of at most K parameters are kept as they are. Standard errors are of the
+    sketches' cosines: what the sketch itself puts on a cosine, about 1 / sqrt(K), stays the same
+    from one observation to the next and is no part of them.
 
     Args:
         num_tasks: Number of tasks T.

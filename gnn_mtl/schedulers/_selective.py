@@ -115,7 +115,7 @@ class SelectiveScheduler(TaskScheduler):
     def _plan(self) -> RefreshReport:
         if self._num_tasks == 1:
             return self._report(((0,),), None)
-        if self._step < self.config.warmup_steps:
+        if self.step < self.config.warmup_steps:
             return self._warm_up()
         affinity = self._credits.affinity()
         groups, problem = self._found(affinity)
@@ -132,12 +132,12 @@ class SelectiveScheduler(TaskScheduler):
         """Return single tasks until the warm-up ends, or random groups for one batch or cycle."""
         if self.config.warmup_groups == "singletons":
             singles = tuple((task,) for task in range(self._num_tasks))
-            left = self.config.warmup_steps - self._step
+            left = self.config.warmup_steps - self.step
             return self._report(singles, self._turns.length(left, self._num_tasks))
         number = max(2, -(-self._num_tasks // self.config.warmup_group_size))
         drawn = random_groups(
             equal_sizes(number, self._num_tasks), self._num_tasks,
-            generator=generator(self._seed, "selective_warm_up", self._step),
+            generator=generator(self._seed, "selective_warm_up", self.step),
         )  # fmt: skip
         return self._report(tuple(drawn), self._turns.length(1, number))
 
@@ -153,7 +153,8 @@ class SelectiveScheduler(TaskScheduler):
         if exemplar is not None:
             return Grouping.from_assignments(exemplar.tolist()).groups, None
         reason = "no task's own update lowered its loss" if similarity is None else "no exemplar"
-        groups = self._window.groups if self._window else (tuple(range(self._num_tasks)),)
+        window = self._at.window
+        groups = window.groups if window else (tuple(range(self._num_tasks)),)
         return groups, f"There is nothing to group by ({reason}); the groups before are kept."
 
     def _arguments(self) -> dict[str, object]:

@@ -57,10 +57,11 @@ class Train:
     """Ask torch for deterministic kernels on CUDA (the CPU ones are)."""
     num_workers: int = 1
     """Threads that sample ahead; the batches do not depend on it."""
-    probe: Literal["last_layer", "last_layer_sketch", "full", "streamed"] = "last_layer"
+    probe: Literal["last_layer", "last_layer_sketch", "full", "streamed"] = "last_layer_sketch"
     """Gradients a scheduler is fed with: those of the last shared layer, exact or sketched (a third
-    of the cost), or of all shared parameters, on a probe batch; or streamed, approximately those of
-    all layers, summed up over the training steps (linear heads; not for GATv2 or layer norm)."""
+    of the cost and as faithful after training: `bench refresh`), or of all shared parameters, on a
+    probe batch; or streamed, approximately those of all layers, summed up over the training steps
+    (linear heads; not for GATv2 or layer norm)."""
     stream_every: int = 4
     """Streamed gradients: every so many steps are summed up, for about a tenth of a step each."""
     probe_batch_size: int = 512

@@ -26,8 +26,9 @@ class Cost:
         refresh_seconds: Wall time of refreshes (sampling, probe, colouring).
         eval_seconds: Wall time of evaluations.
         peak_rss_mb: Peak resident memory of the process while it trained.
-        skipped_losses: Losses left out because they were not finite.
+        skipped_losses: Losses left out because they, or their gradients, were not finite.
         skipped_updates: Updates left out because the shared gradient was not finite.
+        skipped_scores: Labels left out of validations because their logits were not finite.
         forwards: Forward passes of steps and probes, evaluations aside.
         backwards: Backward passes through the shared layers.
         jvps: Forward-mode passes.
@@ -44,6 +45,7 @@ class Cost:
     peak_rss_mb: float = 0.0
     skipped_losses: int = 0
     skipped_updates: int = 0
+    skipped_scores: int = 0
     forwards: int = 0
     backwards: int = 0
     jvps: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -97,8 +98,7 @@ def group_updates(
     replay = _Replay(model)
     rows_found, live_found = [], []
     for update in updates:
-        with replay.forward():
-            losses = losses_of(model, batch, everyone, pos_weight, autocast, meter)
+        losses = replay.losses(batch, everyone, pos_weight, autocast, meter)
         row = losses.detach().double().cpu().numpy()
         row[unlabelled] = np.nan
         rows_found.append(row)
@@ -108,22 +108,23 @@ def group_updates(
             replay.put_buffers_back()
             continue
         if not np.isfinite(row[~unlabelled]).all():  # a broken column would spoil the others
-            with replay.forward():
-                finite = losses_of(model, batch, live, pos_weight, autocast, meter)
+            finite = replay.losses(batch, live, pos_weight, autocast, meter)
             losses = finite.new_zeros(model.num_tasks).index_add(
                 0, torch.tensor(live, device=finite.device), finite
             )
         weight_of = dict(zip(update.tasks, update.weights, strict=True))
         live_found[-1] = descend(
             model, losses[list(live)], live, update.tasks, optimizers,
-            weights=[weight_of[task] for task in live], grad_clip=grad_clip, skipped=skipped,
-            label_names=label_names, hooks=hooks, step=step, meter=meter,
+            weights=[weight_of[task] for task in live],
+            again=partial(replay.losses, batch, live, pos_weight, autocast, meter),
+            grad_clip=grad_clip, skipped=skipped, label_names=label_names, hooks=hooks, step=step,
+            meter=meter,
         )  # fmt: skip
         row[[task for task in update.tasks if task not in live_found[-1]]] = np.nan
         replay.put_buffers_back()
     if after_last:
-        with replay.forward(), torch.no_grad():
-            last = losses_of(model, batch, everyone, pos_weight, autocast, meter)
+        with torch.no_grad():
+            last = replay.losses(batch, everyone, pos_weight, autocast, meter)
         row = last.double().cpu().numpy()
         row[unlabelled] = np.nan
         rows_found.append(row)
@@ -156,6 +157,7 @@ class _Replay:
     """Gives several forward passes the same random numbers, and buffers that move once."""
 
     def __init__(self, model: LabelModel) -> None:
+        self.model = model
         self.buffers = list(model.buffers())
         parameter = next(model.parameters())
         self.device = parameter.device if parameter.device.type == "cuda" else None
@@ -171,6 +173,18 @@ class _Replay:
         if self.after is None:
             self.after = self._random_state()
             self.moved = [buffer.detach().clone() for buffer in self.buffers]
+
+    def losses(
+        self,
+        batch: MiniBatch,
+        tasks: tuple[int, ...],
+        pos_weight: Tensor | None,
+        autocast: bool,
+        meter: CostMeter | None,
+    ) -> Tensor:
+        """Return the losses of tasks on the batch, by a replayed forward pass."""
+        with self.forward():
+            return losses_of(self.model, batch, tasks, pos_weight, autocast, meter)
 
     def put_buffers_back(self) -> None:
         """Set the buffers to what the first forward pass left; only after the backward pass."""

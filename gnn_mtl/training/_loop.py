@@ -283,7 +283,8 @@ class _Training:
         clock = time.perf_counter()
         scores = self._valid_scores()
         self.cost.eval_seconds += time.perf_counter() - clock
-        score = scores.macro[self.config.monitor]
+        score = scores.macro[self.config.monitor]  # a label without a score counts as 0
+        score *= int(scores.scored.sum()) / int(scores.scorable.sum())
         self.at.stale_evaluations += 1
         self.at.evaluated_step = self.at.step
         best = self.at.best_score
@@ -303,7 +304,12 @@ class _Training:
             self._save()
 
     def _valid_scores(self) -> Scores:
-        return evaluate_split(self.model, self.graph, "valid", device=self.device, top_k=self.top_k)
+        scores = evaluate_split(
+            self.model, self.graph, "valid", device=self.device, top_k=self.top_k,
+            skipped=self.skipped,
+        )  # fmt: skip
+        self.cost.skipped_scores = sum(self.skipped.scores.values())
+        return scores
 
     def _tag(self) -> dict[str, int]:
         return {} if self.task is None else {"task": self.task}
@@ -329,6 +335,7 @@ class _Training:
                 "cost": self.cost.to_dict(),
                 "skipped": {str(k): v for k, v in self.skipped.losses.items()},
                 "skipped_in_a_row": self.skipped.in_a_row,
+                "skipped_scores": {str(k): v for k, v in self.skipped.scores.items()},
                 "hooks": _kind(self.hooks),
                 "task": self.task,
             },
@@ -356,6 +363,7 @@ class _Training:
         self.skipped = Skipped(
             {int(k): v for k, v in values["skipped"].items()}, self.cost.skipped_updates,
             values.get("skipped_in_a_row", 0),
+            {int(k): v for k, v in values.get("skipped_scores", {}).items()},
         )  # fmt: skip
 
     def _save_best(self) -> None:

@@ -28,7 +28,7 @@ class Optimizers:
         self.base_lr = config.lr
         decoupled = config.optimizer == "adamw"
         kind = torch.optim.AdamW if decoupled else torch.optim.Adam
-        self.shared_parameters = model.shared_parameters()
+        self.shared_parameters = [*model.shared_parameters(), *model.group_parameters()]
         self.shared: torch.optim.Optimizer | None = None
         self.grouped: GroupAdam | None = None
         if self.shared_parameters and config.group_moments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ def train_step(
 ) -> tuple[tuple[int, ...], Tensor]:
     """Do one optimizer step on the weighted sum of the tasks' losses.
 
-    A task without an observed label in the batch, or whose loss is not finite, takes no part: its
-    head rows and their moments stay as they are.
+    A task without an observed label in the batch, or whose loss or gradient is not finite, takes no
+    part: its head rows and their moments stay as they are.
 
     Args:
         model: The model, in training mode.
@@ -79,6 +79,7 @@ def train_step(
     done = descend(
         model, losses, live, tasks, optimizers,
         weights=None if weight_of is None else [weight_of[task] for task in live],
+        again=lambda: losses_of(model, batch, live, pos_weight, autocast, meter),
         grad_clip=grad_clip, skipped=skipped, label_names=label_names, hooks=hooks, step=step,
         meter=meter,
     )  # fmt: skip
@@ -95,6 +96,7 @@ def descend(
     weights: Sequence[float] | None,
     grad_clip: float | None,
     skipped: Skipped | None,
+    again: Callable[[], Tensor] | None = None,
     label_names: Sequence[str] | None = None,
     hooks: StepHooks | None = None,
     step: int = 0,
@@ -109,6 +111,8 @@ def descend(
         group: The tasks whose turn it is.
         optimizers: What updates the parameters.
         weights: Weights of the losses ``[S]``; default 1.
+        again: Computes the losses anew, to tell the task whose gradient breaks the sum and go on
+            without it; default leaves the whole update out.
         grad_clip: Largest norm of the shared gradient.
         skipped: Counts an update, or a task's gradient, that is not finite and is left out.
         label_names: Names for warnings.
@@ -116,12 +120,8 @@ def descend(
         step: See :func:`train_step`.
         meter: Counts the passes.
     """
-    factors = None if weights is None else torch.tensor(list(weights), dtype=losses.dtype)
-    weighted = losses if factors is None else losses * factors.to(losses.device)
-    if hooks is not None:
-        found = hooks.weigh_losses(step, live, losses.detach())
-        if found is not None:
-            weighted = weighted * _checked(found, losses.shape).to(losses)
+    factors = _factors(losses, weights, hooks, live, step)
+    weighted = losses if factors is None else losses * factors
     optimizers.zero_grad()
     shared = optimizers.shared_parameters
     combined = hooks is not None and bool(shared) and hooks.wants_gradients(step)
@@ -129,17 +129,25 @@ def descend(
         meter.backwards += len(live) + 1 if combined else 1
     if hooks is not None and combined:
         kept = _combined_backward(model, weighted, live, shared, hooks, step)
-        broken = [task for task in live if task not in kept]
-        if broken and skipped is not None:
-            skipped.count(broken, label_names, "gradient")
-        live = kept
     else:
+        kept = live
         weighted.sum().backward()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in shared if p.grad is not None])
-    if not live or not bool(torch.isfinite(norm)):
+    norm = _norm(shared)
+    if again is not None and not combined and len(live) > 1 and not bool(norm.isfinite()):
+        optimizers.zero_grad()
+        weighted = again() if factors is None else again() * factors
+        kept = _combined_backward(model, weighted, live, shared, StepHooks(), step)
+        norm = _norm(shared)
+        if meter is not None:
+            meter.backwards += len(live)
+    broken = [task for task in live if task not in kept]
+    if broken and kept and skipped is not None:
+        skipped.count(broken, label_names, "gradient")
+    if not kept or not bool(torch.isfinite(norm)):
         if skipped is not None:
-            skipped.count_update()
+            skipped.count_update(live, label_names)
         return ()
+    live = kept
     as_it_is = hooks is not None and combined and hooks.rows_are_steps
     if grad_clip is not None and not as_it_is:
         torch.nn.utils.clip_grads_with_norm_(shared, grad_clip, norm)
@@ -150,6 +158,28 @@ def descend(
     if skipped is not None:
         skipped.in_a_row = 0
     return live
+
+
+def _factors(
+    losses: Tensor,
+    weights: Sequence[float] | None,
+    hooks: StepHooks | None,
+    live: tuple[int, ...],
+    step: int,
+) -> Tensor | None:
+    """Return what the losses are multiplied by, ``[S]``; None = nothing."""
+    factors = None
+    if weights is not None:
+        factors = torch.tensor(list(weights), dtype=losses.dtype).to(losses.device)
+    found = None if hooks is None else hooks.weigh_losses(step, live, losses.detach())
+    if found is None:
+        return factors
+    found = _checked(found, losses.shape).to(losses)
+    return found if factors is None else factors * found
+
+
+def _norm(parameters: list[torch.nn.Parameter]) -> Tensor:
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def _combined_backward(

@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from gnn_mtl._core.cost import CostMeter
 from gnn_mtl._core.errors import NonFiniteWarning, TrainingStoppedError
 from gnn_mtl.graph import NeighborLoader
 from gnn_mtl.nn import MLPHead, masked_bce
-from gnn_mtl.training import Optimizers, Skipped, Train, set_learning_rate, train_step
+from gnn_mtl.schedulers import Update
+from gnn_mtl.training import (
+    Optimizers,
+    Skipped,
+    Train,
+    group_updates,
+    set_learning_rate,
+    train_step,
+)
 
 NAMES = ("ham", "spam", "eggs", "cheese", "parrot")
 ALL = (0, 1, 2, 3, 4)
@@ -190,6 +199,73 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted(training, batch):
     after = optimizers.state_tensors()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+class Break(torch.autograd.Function):
+    """Passes logits on and breaks the gradient of tasks 1 and 4."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone()
+        for task in (1, 4):
+            if task < grad.shape[1]:
+                grad[:, task] = torch.where(grad[:, task] == 0, 0.0, torch.inf)
+        return grad
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_broken_gradient_is_left_out_with_its_name_and_the_others_learn(several, training, batch):
+    """The losses are finite, their sum's gradient is not: the tasks behind it are found."""
+
+    def update(model, batch, optimizers, weights, options):
+        if not several:
+            return train_step(model, batch, ALL, optimizers, weights=weights, **options)
+        done = group_updates(model, batch, [Update(ALL, weights)], optimizers, **options)
+        return done.live[0], torch.from_numpy(done.losses[0])
+
+    (model, optimizers), (twin, twin_optimizers) = training(norm="layer"), training(norm="layer")
+    heads = model.heads.forward
+    model.heads.forward = lambda *a: Break.apply(heads(*a))
+    before = moments(optimizers, 1)
+    skipped, meter, weights = Skipped(), CostMeter(), (1.0, 3.0, 0.5, 2.0, 1.0)
+    options = {"skipped": skipped, "label_names": NAMES, "meter": meter}
+    with pytest.warns(NonFiniteWarning, match="gradient of 2 task.*'spam', 'parrot'"):
+        live, losses = update(model, batch, optimizers, weights, options)
+    assert losses[[0, 2, 3] if several else [0, 1, 2]].isfinite().all()
+    assert not several or losses[[1, 4]].isnan().all()
+    assert live == (0, 2, 3)
+    assert (skipped.losses, skipped.updates, skipped.in_a_row) == ({1: 1, 4: 1}, 0, 0)
+    assert (meter.forwards, meter.backwards, meter.label_gradients) == (2, 6, 3)
+    train_step(twin, batch, (0, 2, 3), twin_optimizers, weights=(1.0, 0.5, 2.0))
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    for a, b in zip(before, moments(optimizers, 1), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_group_whose_gradients_are_all_broken_loses_its_turn_by_name(training, batch):
+    model, optimizers = training(norm="layer")
+    heads = model.heads.forward
+    model.heads.forward = lambda h, tasks=None: Break.apply(heads(h))[:, list(tasks)]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    skipped = Skipped()
+    for group in ((1, 4), (4,)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            live, _ = train_step(
+                model, batch, group, optimizers, skipped=skipped, label_names=NAMES
+            )
+        assert live == ()
+        assert ("'spam', 'parrot'" in " ".join(str(w.message) for w in said)) == (group == (1, 4))
+    assert skipped.updates == skipped.in_a_row == 2
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    live, _ = train_step(model, batch, (0, 2), optimizers, skipped=skipped)
+    assert live == (0, 2)
+    assert skipped.in_a_row == 0
 
 
 def test_the_shared_gradient_is_clipped(training, batch):
