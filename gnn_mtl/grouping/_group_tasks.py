@@ -6,6 +6,7 @@ import difflib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,16 +15,26 @@ from numpy.typing import NDArray
 from gnn_mtl._core.errors import CoverageWarning, UsageError
 from gnn_mtl._core.seeding import generator
 from gnn_mtl.grouping._affinity_propagation import affinity_propagation
+from gnn_mtl.grouping._agglomerative import greedy_groups
+from gnn_mtl.grouping._branch_and_bound import branch_and_bound_groups
 from gnn_mtl.grouping._conflict_rule import ConflictRule, RuleName
 from gnn_mtl.grouping._coverage import fill, minimum_coverage
 from gnn_mtl.grouping._dsatur import dsatur
 from gnn_mtl.grouping._equitable_coloring import equitable_coloring
 from gnn_mtl.grouping._exact_coloring import exact_coloring
+from gnn_mtl.grouping._exact_partition import exact_groups
 from gnn_mtl.grouping._greedy_coloring import Groups, welsh_powell
 from gnn_mtl.grouping._iterated_greedy import iterated_greedy
+from gnn_mtl.grouping._k_medoids import k_medoids_groups
 from gnn_mtl.grouping._random_groups import equal_sizes, random_groups
 from gnn_mtl.grouping._recolor import recolor
+from gnn_mtl.grouping._sdp_groups import sdp_groups
 from gnn_mtl.grouping._size_cap import cap_sizes
+from gnn_mtl.grouping._spectral import (
+    cocluster_groups,
+    extended_spectral_groups,
+    spectral_groups,
+)
 from gnn_mtl.grouping._tabu_coloring import tabu_coloring
 from gnn_mtl.tasks import Affinity, Grouping
 
@@ -133,15 +144,32 @@ def matched_random_groups(
     *,
     sizes: tuple[int, ...] | None = None,
     num_groups: int | None = None,
+    like: Path | None = None,
     seed: int = 0,
 ) -> Grouping:
     """Group tasks at random in given sizes, or in ``num_groups`` equal ones: the control.
 
+    Args:
+        affinity: Says how many tasks there are.
+        sizes: Size of each group.
+        num_groups: Number of groups of equal sizes, up to one.
+        like: A grouping's file; groups of its sizes are drawn.
+        seed: Seed of the draw.
+
     Raises:
-        UsageError: If not exactly one of ``sizes`` and ``num_groups`` is given, or they do not fit.
+        UsageError: If not exactly one of ``sizes``, ``num_groups`` and ``like`` is given, or it
+            does not fit.
+        FileFormatError: If ``like`` is not a grouping's file.
     """
-    if (sizes is None) == (num_groups is None):
-        raise UsageError("Give either `sizes` or `num_groups` for random groups.")
+    if (sizes is None) + (num_groups is None) + (like is None) != 2:
+        raise UsageError("Give either `sizes`, `num_groups` or `like` for random groups.")
+    if like is not None:
+        found = Grouping.load(like)
+        if found.num_tasks != affinity.num_tasks:
+            raise UsageError(
+                f"{like} should group {affinity.num_tasks} tasks. Found {found.num_tasks}."
+            )
+        sizes = found.sizes
     if sizes is None:
         sizes = equal_sizes(num_groups or 0, affinity.num_tasks)
     groups = random_groups(sizes, affinity.num_tasks, generator=generator(seed, "random_groups"))
@@ -154,6 +182,14 @@ METHODS: Mapping[str, Callable[..., Grouping]] = {
     "iterated_greedy": partial(coloring_groups, coloring="iterated_greedy"),
     "equitable": partial(coloring_groups, coloring="equitable"),
     "affinity_propagation": affinity_propagation,
+    "sdp": sdp_groups,
+    "spectral": spectral_groups,
+    "extended_spectral": extended_spectral_groups,
+    "cocluster": cocluster_groups,
+    "k_medoids": k_medoids_groups,
+    "exact": exact_groups,
+    "branch_and_bound": branch_and_bound_groups,
+    "greedy": greedy_groups,
     "random": matched_random_groups,
 }
 
@@ -166,8 +202,11 @@ def group_tasks(affinity: Affinity, method: str = "coloring", **options: Any) ->
         method: ``"coloring"`` (options of :func:`coloring_groups`: ``tau``, ``rule``,
             ``coloring``, ``min_coverage``, ``max_group_size``, ...); ``"tabu"``,
             ``"iterated_greedy"`` and ``"equitable"``, the same with that colouring;
-            ``"affinity_propagation"`` (:func:`affinity_propagation`: ``preference``, ...); or
-            ``"random"`` (:func:`matched_random_groups`: ``sizes`` or ``num_groups``, ``seed``).
+            ``"affinity_propagation"`` (:func:`affinity_propagation`: ``preference``, ...); with
+            ``num_groups`` or a number of their own choice ``"sdp"`` (:func:`sdp_groups`, with a
+            proven bound), ``"spectral"``, ``"extended_spectral"``, ``"cocluster"``,
+            ``"k_medoids"``, ``"greedy"``, ``"branch_and_bound"`` and, for few tasks, ``"exact"``;
+            or ``"random"`` (:func:`matched_random_groups`: ``sizes``, ``num_groups`` or ``like``).
         **options: Options of that method; an unknown one is a TypeError.
 
     Returns:

@@ -1,0 +1,50 @@
+"""``gnn-mtl group`` by the clusterings: what it prints of bounds, numbers and controls."""
+
+import re
+
+import numpy as np
+
+from gnn_mtl.grouping import adjusted_rand, cluster_sdp, round_clusters
+from gnn_mtl.tasks import Affinity, Grouping
+
+
+def _planted(path):
+    owner = np.arange(24) % 4
+    noise = np.random.default_rng(0).normal(size=(24, 24))
+    values = (owner[:, None] == owner) + 0.3 * (noise + noise.T)
+    names = tuple(f"label{task}" for task in range(24))
+    affinity = Affinity(values, "planted", unit="gain", label_names=names)
+    affinity.save(path)
+    return affinity, Grouping.from_assignments(owner.tolist())
+
+
+def test_sdp_prints_density_bound_and_gap(cli, here):
+    affinity, truth = _planted(here / "A.npz")
+    said = cli("group", "A.npz", "--method", "sdp", "--num-groups", 4, "--out", "g.json")
+    assert said.code == 0, said.err
+    found = Grouping.load("g.json")
+    assert adjusted_rand(found, truth) == 1.0
+    line = re.search(
+        r"by: sdp\(num_groups=4, density=(\S+), upper_bound=(\S+), gap=(\S+), ", said.out
+    )
+    density, upper, gap = map(float, line.groups())
+    direct = round_clusters(cluster_sdp(affinity, 4))
+    assert abs(density - direct.density) < 1e-4 * density
+    assert density <= upper
+    assert gap < 1e-2
+    assert cli("group", "A.npz", "--method", "sdp", "--out", "free.json").code == 0
+    assert Grouping.load("free.json") == found
+
+
+def test_random_groups_of_the_sizes_found(cli, here):
+    _planted(here / "A.npz")
+    flags = ("--method", "greedy", "--num-groups", 5, "--out", "g.json")
+    assert cli("group", "A.npz", *flags).code == 0
+    said = cli("group", "A.npz", "--method", "random", "--like", "g.json", "--out", "r.json")
+    assert said.code == 0, said.err
+    found, control = Grouping.load("g.json"), Grouping.load("r.json")
+    assert sorted(found.sizes) == sorted(control.sizes)
+    assert found != control
+    assert cli("group", "A.npz", "--method", "random", "--like", "absent.json").code == 3
+    assert cli("group", "A.npz", "--method", "exact").code == 2
+    assert cli("group", "A.npz", "--method", "sdp", "--num-groups", 25).code == 2
