@@ -22,6 +22,8 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "refresh": _bench("_refresh"),
     "schedule": _bench("_schedule"),
     "coloring": _bench("_coloring"),
+    "sdp": _bench("_sdp"),
+    "gradtag": _bench("_gradtag"),
 }
 
 __all__ = ["BENCHES"]
