@@ -21,6 +21,8 @@ from gnn_mtl._core.errors import UsageError
 class Heads(nn.Module, ABC):
     """Maps representations ``[B, D]`` to one logit per task; every parameter is ``[T, ...]``.
 
+    Heads in which groups of tasks share parameters name both kinds apart.
+
     Attributes:
         num_tasks: Number of tasks T.
     """
@@ -30,6 +32,14 @@ class Heads(nn.Module, ABC):
     @abstractmethod
     def forward(self, h: Tensor, tasks: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return logits ``[B, T]``, or ``[B, len(tasks)]`` of the given tasks in their order."""
+
+    def task_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters ``[T, ...]`` whose row t belongs to task t."""
+        return list(self.parameters())
+
+    def group_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that several tasks share and the encoder does not hold."""
+        return []
 
     @abstractmethod
     def representation_gradients(self, h: Tensor, residual: Tensor, tasks: Tensor) -> Tensor:

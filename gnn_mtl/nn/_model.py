@@ -15,7 +15,8 @@ class LabelModel(nn.Module):
     """An encoder shared by all tasks and the heads on top of it.
 
     The partition of parameters is what the attributes say: everything in ``encoder`` is shared, and
-    row t of everything in ``heads`` belongs to task t.
+    row t of everything in ``heads`` belongs to task t, but for what heads declare as parameters of
+    groups. Conflict between tasks is measured on the shared parameters alone.
 
     Args:
         encoder: Maps a mini-batch to representations ``[B, D]``.
@@ -42,4 +43,8 @@ class LabelModel(nn.Module):
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the parameters ``[T, ...]`` whose row t belongs to task t."""
-        return [p for p in self.heads.parameters() if p.requires_grad]
+        return [p for p in self.heads.task_parameters() if p.requires_grad]
+
+    def group_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that some tasks share; none without adapters per group."""
+        return [p for p in self.heads.group_parameters() if p.requires_grad]
