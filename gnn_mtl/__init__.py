@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         MLP,
         SAGE,
         SIGN,
+        Adapters,
         GATv2,
         LabelModel,
         Linear,
@@ -64,12 +65,21 @@ if TYPE_CHECKING:
         MLPHeads,
         PyGEncoder,
         SAGEEncoder,
+        branch_model,
         exact_logits,
         masked_bce,
     )
     from gnn_mtl.records import find_runs, read_run
     from gnn_mtl.reports import build_report, compare_runs, score_table
-    from gnn_mtl.runs import Features, RunConfig, Sweep, run_sweep, train, train_shallow
+    from gnn_mtl.runs import (
+        Features,
+        RunConfig,
+        SubsetOracle,
+        Sweep,
+        run_sweep,
+        train,
+        train_shallow,
+    )
     from gnn_mtl.schedulers import (
         Coloring,
         ColoringScheduler,
@@ -79,13 +89,26 @@ if TYPE_CHECKING:
         RandomGroupsScheduler,
         Selective,
         SelectiveScheduler,
+        Separate,
         Single,
         Static,
         StaticScheduler,
         TaskScheduler,
     )
-    from gnn_mtl.tasks import Affinity, Grouping, conflict_graph, interference
-    from gnn_mtl.training import StepHooks, TaskRowAdam, Train, evaluate_split, fit
+    from gnn_mtl.tasks import Affinity, Grouping, SubsetTable, conflict_graph, interference
+    from gnn_mtl.training import (
+        DMTG,
+        StepHooks,
+        TaskRowAdam,
+        Train,
+        cross_learn,
+        evaluate_split,
+        fit,
+        fork_merge,
+        inference_cost,
+        learn_groups,
+        merge_models,
+    )
 
 __version__ = "0.1.0"
 
@@ -106,19 +129,25 @@ _ROOMS = {
     "grouping": ("group_tasks",),
     "metrics": ("evaluate",),
     "nn": (
-        "GCN", "GIN", "MLP", "SAGE", "SIGN", "GATv2", "LabelModel", "Linear", "LinearHeads",
-        "MLPHead", "MLPHeads", "PyGEncoder", "SAGEEncoder", "exact_logits", "masked_bce",
+        "GCN", "GIN", "MLP", "SAGE", "SIGN", "Adapters", "GATv2", "LabelModel", "Linear",
+        "LinearHeads", "MLPHead", "MLPHeads", "PyGEncoder", "SAGEEncoder", "branch_model",
+        "exact_logits", "masked_bce",
     ),
     "records": ("find_runs", "read_run"),
     "reports": ("build_report", "compare_runs", "score_table"),
-    "runs": ("Features", "RunConfig", "Sweep", "run_sweep", "train", "train_shallow"),
+    "runs": (
+        "Features", "RunConfig", "SubsetOracle", "Sweep", "run_sweep", "train", "train_shallow",
+    ),
     "schedulers": (
         "Coloring", "ColoringScheduler", "Joint", "JointScheduler", "Random",
-        "RandomGroupsScheduler", "Selective", "SelectiveScheduler", "Single", "Static",
-        "StaticScheduler", "TaskScheduler",
+        "RandomGroupsScheduler", "Selective", "SelectiveScheduler", "Separate", "Single",
+        "Static", "StaticScheduler", "TaskScheduler",
     ),
-    "tasks": ("Affinity", "Grouping", "conflict_graph", "interference"),
-    "training": ("StepHooks", "TaskRowAdam", "Train", "evaluate_split", "fit"),
+    "tasks": ("Affinity", "Grouping", "SubsetTable", "conflict_graph", "interference"),
+    "training": (
+        "DMTG", "StepHooks", "TaskRowAdam", "Train", "cross_learn", "evaluate_split", "fit",
+        "fork_merge", "inference_cost", "learn_groups", "merge_models",
+    ),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

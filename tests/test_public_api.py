@@ -16,16 +16,17 @@ import pytest
 import gnn_mtl
 
 NAMES = """
-Affinity CSCGraph Coloring ColoringScheduler Features GATv2 GCN GIN GradientEMA Grouping Joint
-JointScheduler LabelModel Linear LinearHeads MLP MLPHead MLPHeads MiniBatch NeighborLoader
-NeighborSampler ProximalAffinity PyGEncoder Random RandomGroupsScheduler RunConfig SAGE SAGEEncoder
-SIGN Selective SelectiveScheduler Single Static StaticScheduler Sweep TaskGradients TaskGraph
-StepHooks TaskRowAdam TaskScheduler Train __version__ adam_scale blend build_report compare_runs
-conflict_graph draw_probe_nodes estimate_affinity estimate_cosines evaluate evaluate_split
-exact_logits fetch_ogb find_runs fit gradient_cosine group_tasks import_npz import_ogb interference
-label_cooccurrence layer_conflict list_datasets load_dataset load_ogb load_snap masked_bce planted
-probe read_run run_sweep sample_overlap score_table search_groups structural_features task_gradients
-task_gramian train train_shallow
+Adapters Affinity CSCGraph Coloring ColoringScheduler DMTG Features GATv2 GCN GIN GradientEMA
+Grouping Joint JointScheduler LabelModel Linear LinearHeads MLP MLPHead MLPHeads MiniBatch
+NeighborLoader NeighborSampler ProximalAffinity PyGEncoder Random RandomGroupsScheduler RunConfig
+SAGE SAGEEncoder SIGN Selective SelectiveScheduler Separate Single Static StaticScheduler StepHooks
+SubsetOracle SubsetTable Sweep TaskGradients TaskGraph TaskRowAdam TaskScheduler Train __version__
+adam_scale blend branch_model build_report compare_runs conflict_graph cross_learn draw_probe_nodes
+estimate_affinity estimate_cosines evaluate evaluate_split exact_logits fetch_ogb find_runs fit
+fork_merge gradient_cosine group_tasks import_npz import_ogb inference_cost interference
+label_cooccurrence layer_conflict learn_groups list_datasets load_dataset load_ogb load_snap
+masked_bce merge_models planted probe read_run run_sweep sample_overlap score_table search_groups
+structural_features task_gradients task_gramian train train_shallow
 """
 PACKAGE = Path(gnn_mtl.__file__).parent
 ROOMS = sorted(

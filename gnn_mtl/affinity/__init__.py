@@ -17,6 +17,13 @@ From pairs to groups: ``group_gains`` scores groups by their pairs, ``GainPredic
 corrects such scores by a few groups really trained, ``choose_groups`` and ``search_groups`` pick
 the groups that serve every task best.
 
+Subsets of tasks (``SubsetTable``): ``draw_subsets`` designs them so that every pair meets;
+``subset_affinity`` averages their scores to a higher-order affinity, ``pair_affinity`` reads pairs,
+``SubsetSurrogate`` predicts further subsets. Grad-TAG (``gradtag_table``, ``gradtag_affinity``)
+predicts them all in the linearised network: ``fit_subsets`` by logistic regression with an offset,
+``newton_step`` from sums alone; ``audit_linearisation`` says how far it is from the network,
+``forward_scores`` asks the network itself, ``rank_agreement`` compares with trained subsets.
+
 Diagnostics: ``affinity_facts`` and ``pair_table`` put shared samples, chance (``affinity_null``,
 ``shuffled_batches``), errors and ``effective_samples`` beside the values; ``layer_conflict``
 (``conflicts_by_layer``) says in which layers the tasks conflict; ``fidelity`` compares an estimate
@@ -35,7 +42,13 @@ from gnn_mtl.affinity._diagnostics import (
     shuffled_batches,
 )
 from gnn_mtl.affinity._ema import GradientEMA, ObservedGradients
-from gnn_mtl.affinity._estimate import LABEL_METHODS, MODEL_METHODS, estimate_affinity
+from gnn_mtl.affinity._estimate import (
+    LABEL_METHODS,
+    MODEL_METHODS,
+    SUBSET_METHODS,
+    estimate_affinity,
+    valid_batches,
+)
 from gnn_mtl.affinity._etap import GainPredictor
 from gnn_mtl.affinity._fidelity import (
     Fidelity,
@@ -46,12 +59,18 @@ from gnn_mtl.affinity._fidelity import (
 )
 from gnn_mtl.affinity._fidelity_study import FidelityRow, FidelityStudy, fidelity_study
 from gnn_mtl.affinity._gradient_cosine import gradient_cosine
+from gnn_mtl.affinity._gradtag import gradtag_affinity, gradtag_table, subset_masks
+from gnn_mtl.affinity._gradtag_audit import LinearisationAudit, audit_linearisation, forward_scores
+from gnn_mtl.affinity._gradtag_lambda import rank_agreement
 from gnn_mtl.affinity._gramian_ema import GramianEMA
 from gnn_mtl.affinity._group_gains import group_gains
 from gnn_mtl.affinity._group_search import GroupChoice, choose_groups, search_groups
+from gnn_mtl.affinity._higher_order import normalized_scores, pair_affinity, subset_affinity
 from gnn_mtl.affinity._layer_conflict import LayerConflict, conflicts_by_layer, layer_conflict
 from gnn_mtl.affinity._linear_look_ahead import linear_look_ahead, tag_linear_affinity
 from gnn_mtl.affinity._look_ahead import look_ahead, loss_change, tag_affinity
+from gnn_mtl.affinity._newton_step import newton_step, quadratic_losses
+from gnn_mtl.affinity._offset_regression import feature_cells, fit_subsets, linearised_losses
 from gnn_mtl.affinity._proximal import ProximalAffinity, effective_samples, proximal_credits
 from gnn_mtl.affinity._step_rules import (
     StepRule,
@@ -60,10 +79,19 @@ from gnn_mtl.affinity._step_rules import (
     relative_rule,
     sgd_rule,
 )
+from gnn_mtl.affinity._subset_design import (
+    PairCoverage,
+    all_pairs,
+    default_subsets,
+    draw_subsets,
+    pair_coverage,
+)
+from gnn_mtl.affinity._surrogate import SubsetSurrogate
 
 __all__ = [
     "LABEL_METHODS",
     "MODEL_METHODS",
+    "SUBSET_METHODS",
     "CellMean",
     "Fidelity",
     "FidelityRow",
@@ -74,39 +102,61 @@ __all__ = [
     "GramianEMA",
     "GroupChoice",
     "LayerConflict",
+    "LinearisationAudit",
     "ObservedGradients",
+    "PairCoverage",
     "ProximalAffinity",
     "SectionGradients",
     "StepRule",
+    "SubsetSurrogate",
     "affinity_facts",
     "affinity_null",
+    "all_pairs",
+    "audit_linearisation",
     "blend",
     "choose_groups",
     "conflicts_by_layer",
     "cosine_affinity",
+    "default_subsets",
+    "draw_subsets",
     "edge_tau",
     "effective_samples",
     "estimate_affinity",
+    "feature_cells",
     "fidelity",
     "fidelity_study",
+    "fit_subsets",
+    "forward_scores",
     "gain_fidelity",
     "gradient_cosine",
+    "gradtag_affinity",
+    "gradtag_table",
     "group_gains",
     "label_cooccurrence",
     "layer_conflict",
     "linear_look_ahead",
+    "linearised_losses",
     "look_ahead",
     "loss_change",
+    "newton_step",
+    "normalized_scores",
     "optimizer_rule",
+    "pair_affinity",
+    "pair_coverage",
     "pair_table",
     "preconditioned_rule",
     "prior_weight",
     "proximal_credits",
+    "quadratic_losses",
+    "rank_agreement",
     "relative_rule",
     "search_groups",
     "section_gradients",
     "sgd_rule",
     "shuffled_batches",
+    "subset_affinity",
+    "subset_masks",
     "tag_affinity",
     "tag_linear_affinity",
+    "valid_batches",
 ]

@@ -9,9 +9,13 @@ from functools import partial
 from itertools import islice
 from typing import Any, get_args
 
+import numpy as np
+
 from gnn_mtl._core.errors import UsageError
+from gnn_mtl._core.seeding import generator
 from gnn_mtl.affinity._batch_cosine import cosine_affinity
 from gnn_mtl.affinity._cooccurrence import label_cooccurrence
+from gnn_mtl.affinity._gradtag import gradtag_affinity
 from gnn_mtl.affinity._linear_look_ahead import tag_linear_affinity
 from gnn_mtl.affinity._look_ahead import tag_affinity
 from gnn_mtl.datasets import TaskGraph
@@ -26,6 +30,9 @@ MODEL_METHODS: Mapping[str, Callable[..., Affinity]] = {
     "tag_linear": tag_linear_affinity,
 }
 """Methods that need a model: called with it, the batches, and options."""
+
+SUBSET_METHODS: Mapping[str, Callable[..., Affinity]] = {"gradtag": gradtag_affinity}
+"""Methods that score whole subsets on validation nodes: called alike, and with ``valid``."""
 
 LABEL_METHODS: Mapping[str, Callable[..., Affinity]] = {
     "cooccurrence": partial(label_cooccurrence, measure="phi"),
@@ -59,6 +66,8 @@ def estimate_affinity(
             ``"last_layer"``, ``"last_layer_sketch"``, ``"full"`` or another mode of
             :func:`gnn_mtl.gradients.probe`. TAG's look-ahead: ``"tag"`` by explicit steps
             (:func:`tag_affinity`), ``"tag_linear"`` to first order (:func:`tag_linear_affinity`).
+            ``"gradtag"`` predicts trainings of subsets (:func:`gradtag_affinity`); it scores on
+            validation nodes, which a loader's graph provides, else pass them as ``valid``.
             Labels only (:func:`label_cooccurrence`): ``"cooccurrence"``, the phi coefficient,
             ``"jaccard"``, ``"lift"``.
         max_batches: Stop after this many batches; default all of the iterable.
@@ -89,6 +98,8 @@ def estimate_affinity(
             f"{', '.join(LABEL_METHODS)}."
         )
     names = label_names or getattr(graph, "label_names", None)
+    if method in SUBSET_METHODS and "valid" not in options and isinstance(batches, NeighborLoader):
+        options["valid"] = valid_batches(batches, max_batches)
     if isinstance(batches, NeighborLoader):  # its epoch stays as it is
         batches = batches.epoch_batches(batches.epoch)
     elif isinstance(batches, MiniBatch):
@@ -96,9 +107,27 @@ def estimate_affinity(
     return call(model, islice(batches, max_batches), label_names=names, **options)
 
 
+def valid_batches(loader: NeighborLoader, max_batches: int | None = None) -> NeighborLoader:
+    """Return a loader of validation nodes that samples as one of training nodes does.
+
+    Args:
+        loader: The loader of training nodes.
+        max_batches: At most so many batches, of nodes drawn at random.
+    """
+    nodes = loader.graph.split_idx["valid"]
+    if max_batches is not None and len(nodes) > max_batches * loader.batch_size:
+        drawn = generator(loader.seed, "valid nodes").permutation(nodes)
+        nodes = np.sort(drawn[: max_batches * loader.batch_size])
+    return NeighborLoader(
+        loader.graph, "valid", num_neighbors=loader.num_neighbors, batch_size=loader.batch_size,
+        seed=loader.seed, input_nodes=nodes, shuffle=False, num_workers=loader.num_workers,
+        prefetch=loader.prefetch, device=loader.device,
+    )  # fmt: skip
+
+
 def _method(name: str, options: Mapping[str, object]) -> Callable[..., Affinity]:
     """The method of that name, if it has the options; else UsageError with what there is."""
-    known = {**MODEL_METHODS, **LABEL_METHODS}
+    known = {**MODEL_METHODS, **SUBSET_METHODS, **LABEL_METHODS}
     if name not in known:
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -15,22 +15,24 @@ from gnn_mtl._core.errors import UsageError
 from gnn_mtl.affinity import (
     LABEL_METHODS,
     MODEL_METHODS,
+    SUBSET_METHODS,
     affinity_facts,
     estimate_affinity,
     relative_rule,
 )
 from gnn_mtl.cli._fidelity import measure as measure_fidelity
-from gnn_mtl.cli._parse import parse, take_flag, take_value
+from gnn_mtl.cli._parse import parse, peek_value, take_flag, take_value
 from gnn_mtl.datasets import TaskGraph, load_dataset, sample_overlap
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.runs import RunConfig, default_folder, load_trained, train
 from gnn_mtl.tasks import Affinity
 from gnn_mtl.training import Train, training_loader
 
+BY_SUBSETS = (*SUBSET_METHODS, "trained", "higher_order", "pairwise", "surrogate")
 if TYPE_CHECKING:
     Method = str
 else:
-    Method = Literal[(*MODEL_METHODS, *LABEL_METHODS)]
+    Method = Literal[(*MODEL_METHODS, *LABEL_METHODS, *BY_SUBSETS)]
 
 LOOK_AHEADS = ("tag", "tag_linear")
 SECTIONS = 8
@@ -48,7 +50,9 @@ class Options:
     method: Method = "last_layer"
     """Cosines of gradients: last_layer (exact, cheap), last_layer_sketch, full (all layers), ...;
     what a step on one task does to every loss: tag (tried), tag_linear (to first order); how labels
-    go together, no model needed: cooccurrence (phi), jaccard, lift."""
+    go together, no model needed: cooccurrence (phi), jaccard, lift. Whole subsets of labels, each
+    with options of its own (add --help): gradtag predicts them, trained trains them; higher_order,
+    pairwise and surrogate read the table these two write."""
     nodes: int = 4096
     """Training nodes the measurement is made on, in batches of the run's size."""
     debias: bool = False
@@ -78,6 +82,12 @@ def run(argv: Sequence[str]) -> int:
     rest = list(argv)
     if take_flag(rest, "--no-download"):
         os.environ["GNN_MTL_NO_DOWNLOAD"] = "1"
+    method = peek_value(rest, "--method")
+    if method in BY_SUBSETS:
+        from gnn_mtl.cli._subsets import run as run_subsets
+
+        take_value(rest, "--method")
+        return run_subsets(str(method), rest)
     named = take_value(rest, "--run")
     options = parse(
         Options, rest if named is None else [named, *rest], "affinity",
@@ -90,12 +100,12 @@ def run(argv: Sequence[str]) -> int:
             f"--nodes and --epochs should be at least 1. Found {options.nodes}, {options.epochs}."
         )
     if options.fidelity:
-        measure_fidelity(options.run or _base_run(options), options.out, options.nodes)
+        measure_fidelity(options.run or _trained_base(options), options.out, options.nodes)
         return 0
     graph, dataset, affinity = _measured(options)
     affinity = replace(affinity, details={**affinity.details, "source": dataset})
     affinity.save(options.out)
-    print(_summary(affinity))
+    print(summary(affinity))
     for line in _trust(affinity, graph):
         print(line)
     how = "--tau 0.1" if affinity.unit == "cosine" else "--rule quantile --edge-share 0.1"
@@ -111,7 +121,7 @@ def _measured(options: Options) -> tuple[TaskGraph, str, Affinity]:
         root = options.root if config is None else config.root
         graph = load_dataset(name, root)
         return graph, name, estimate_affinity(None, graph, method=options.method)
-    folder = options.run or _base_run(options)
+    folder = options.run or _trained_base(options)
     config, graph, model = load_trained(folder)
     size = config.train.batch_size
     if options.method not in LOOK_AHEADS:  # enough batches to tell the noise by
@@ -127,11 +137,11 @@ def _measured(options: Options) -> tuple[TaskGraph, str, Affinity]:
     return graph, config.dataset, replace(affinity, details=details)
 
 
-def _base_run(options: Options) -> Path:
-    """The folder of a joint run of the dataset, trained now unless it is there."""
+def base_run(dataset: str, root: str | None, epochs: int, seed: int, device: str) -> Path:
+    """Return the folder of a joint run of the dataset, trained now unless it is there."""
     config = RunConfig(
-        dataset=str(options.dataset), root=options.root, name=f"base-{options.epochs}-epochs",
-        seed=options.seed, train=Train(epochs=options.epochs, device=options.device),
+        dataset=dataset, root=root, name=f"base-{epochs}-epochs", seed=seed,
+        train=Train(epochs=epochs, device=device),
     )  # fmt: skip
     folder = default_folder(config)
     if (folder / "DONE").exists():
@@ -140,6 +150,12 @@ def _base_run(options: Options) -> Path:
         train(config, folder, resume=(folder / "config.json").exists())
         print(f"base run: {folder}")
     return folder
+
+
+def _trained_base(options: Options) -> Path:
+    return base_run(
+        str(options.dataset), options.root, options.epochs, options.seed, options.device
+    )
 
 
 def _method_options(options: Options, config: RunConfig, model: LabelModel) -> dict[str, Any]:
@@ -156,7 +172,8 @@ def _method_options(options: Options, config: RunConfig, model: LabelModel) -> d
     return {"lr": config.train.lr if options.lr is None else options.lr}
 
 
-def _summary(affinity: Affinity) -> str:
+def summary(affinity: Affinity) -> str:
+    """Return a line on the known pairs."""
     values = affinity.values
     if affinity.symmetric:
         values = values[np.triu_indices(affinity.num_tasks, 1)]

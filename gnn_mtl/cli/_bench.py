@@ -18,7 +18,8 @@ class Options:
     """Options of the benches."""
 
     name: Annotated[
-        Literal["sampler", "epoch", "refresh", "schedule", "coloring"], tyro.conf.Positional
+        Literal["sampler", "epoch", "refresh", "schedule", "coloring", "sdp", "gradtag"],
+        tyro.conf.Positional,
     ]
     """What to measure."""
     json: bool = False

@@ -19,22 +19,29 @@ from gnn_mtl.grouping import COLORINGS, METHODS, group_tasks
 from gnn_mtl.tasks import Affinity
 
 NOT_FLAGS = ("affinity", "previous", "adjacency")
+LEARNED = ("dmtg", "data_maps")
+"""Methods that train a model instead of reading an affinity."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Group, write the file and print the groups."""
     rest = list(argv)
     method = take_value(rest, "--method") or "coloring"
+    if method in LEARNED:
+        from gnn_mtl.cli._learned_groups import run as run_learned
+
+        return run_learned(method, rest)
     if method not in METHODS:
-        close = difflib.get_close_matches(method, METHODS, n=1)
+        close = difflib.get_close_matches(method, (*METHODS, *LEARNED), n=1)
         hint = f" Perhaps you meant {close[0]}." if close else ""
-        raise UsageError(f"--method should be one of {', '.join(METHODS)}. Found {method}.{hint}")
+        known_ones = ", ".join((*METHODS, *LEARNED))
+        raise UsageError(f"--method should be one of {known_ones}. Found {method}.{hint}")
     known = method_options(method, coloring=_value(rest, "--coloring"))
     _refuse_other_methods(rest, method, known)
     options: Any = parse(
         _options_class(known), rest, f"group --method {method}",
         f"Group the tasks of an affinity file. Methods: {', '.join(METHODS)}; the options shown "
-        f"are those of {method}.",
+        f"are those of {method}. Learned in a training of their own: {', '.join(LEARNED)}.",
     )  # fmt: skip
     given = dataclasses.asdict(options)
     path, out = given.pop("affinity"), given.pop("out")
@@ -47,6 +54,7 @@ def run(argv: Sequence[str]) -> int:
     for number, group in enumerate(groups.groups):
         print(f"group {number} ({len(group)}): {', '.join(names[t] for t in group)}")
     dataset = affinity.details.get("source") or "NAME|PATH"
+    print(f"by: {groups.method}")
     print(f"groups: {out}\nnext:   gnn-mtl train --groups {out} --dataset {dataset}")
     return 0
 
@@ -127,7 +135,7 @@ def _refuse_other_methods(
                 else "has no such option"
             )
             flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{method} {own}; {flag} belongs to --method {' or '.join(owners)}.")
+            raise UsageError(f"{method} {own}; {flag} belongs to --method {', '.join(owners)}.")
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:

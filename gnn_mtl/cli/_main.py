@@ -19,6 +19,7 @@ COMMANDS = {
     "report": "write one self-contained HTML page from run folders",
     "affinity": "measure how the tasks of a trained run help or hurt each other",
     "group": "group the tasks of an affinity file",
+    "merge": "make one model of a run of one model per group",
     "data": "list, fetch, make, import, verify and show datasets",
     "bench": "measure this machine: sampler, epoch, schedule",
     "doctor": "say what is installed, and what is missing for what",

@@ -36,6 +36,11 @@ def take_value(argv: list[str], name: str) -> str | None:
     return None
 
 
+def peek_value(argv: Sequence[str], name: str) -> str | None:
+    """Return what :func:`take_value` would, and leave the arguments as they are."""
+    return take_value(list(argv), name)
+
+
 def take_flag(argv: list[str], name: str) -> bool:
     """Remove ``name`` from the arguments and return whether it was there."""
     if name in argv:

@@ -11,7 +11,7 @@ import tyro
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.cli._parse import take_value
 from gnn_mtl.runs import KINDS, RunConfig, kind_class
-from gnn_mtl.schedulers import Static
+from gnn_mtl.schedulers import Separate, Static
 from gnn_mtl.tasks import Grouping
 
 ALIASES = {
@@ -22,6 +22,7 @@ ALIASES = {
     "--device": "--train.device",
     "--deterministic": "--train.deterministic",
 }
+OF_GROUPS: dict[str, type[Static | Separate]] = {"static": Static, "separate": Separate}
 OTHERS = ("--out", "--resume", "--seeds", "--groups", "--help")
 
 
@@ -30,7 +31,7 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
 
     ``--scheduler.kind coloring`` (and ``--encoder.kind``, ``--head.kind``) chooses the
     configuration class whose fields the other flags then set; ``--groups FILE`` is a static
-    grouping from a file.
+    grouping from a file, or the groups of separate models (``--scheduler.kind separate``).
 
     Raises:
         ConfigError: On an unknown kind.
@@ -41,17 +42,12 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
         kind = take_value(rest, f"--{family}.kind")
         if family == "scheduler" and groups is None and kind == default.scheduler.kind:
             continue
-        if family == "scheduler" and (groups is not None or kind == "static"):
-            file = groups or take_value(rest, "--scheduler.file")
-            if file is None:
-                raise UsageError("A static schedule needs its groups: --groups FILE.")
-            if kind not in (None, "static"):
-                raise UsageError(f"--groups is a static schedule. Found --scheduler.kind {kind}.")
-            default = dataclasses.replace(
-                default, scheduler=Static(groups=Grouping.load(file).groups)
-            )
+        if family == "scheduler" and (groups is not None or kind in OF_GROUPS):
+            default = _with_groups(default, kind, groups or take_value(rest, "--scheduler.file"))
         elif kind is not None and kind != getattr(default, family).kind:
-            made = kind_class(family, kind, "command line")()
+            file = take_value(rest, f"--{family}.file") if kind == "adapters" else None
+            given = {} if file is None else {"file": file}
+            made = kind_class(family, kind, "command line")(**given)
             default = dataclasses.replace(default, **{family: made})
     _suggest(rest)
     _refuse_other_kinds(rest, default)
@@ -64,6 +60,23 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
         f"{', '.join(ALIASES)}.",
         config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
+
+
+def _with_groups(default: RunConfig, kind: str | None, file: str | None) -> RunConfig:
+    """The configuration with the groups of a file; static unless ``kind`` or it says separate."""
+    if kind is None:
+        kind = default.scheduler.kind if default.scheduler.kind in OF_GROUPS else "static"
+    if kind not in OF_GROUPS:
+        raise UsageError(
+            f"--groups is a static schedule, or separate models. Found --scheduler.kind {kind}."
+        )
+    if file is None:
+        raise UsageError(f"A {kind} schedule needs its groups: --groups FILE.")
+    groups = Grouping.load(file).groups
+    plan: Static | Separate = OF_GROUPS[kind](groups=groups)
+    if isinstance(default.scheduler, Static | Separate) and default.scheduler.kind == kind:
+        plan = dataclasses.replace(default.scheduler, groups=groups, file=None)  # keep the rest
+    return dataclasses.replace(default, scheduler=plan)
 
 
 def _refuse_other_kinds(argv: Sequence[str], default: RunConfig) -> None:

@@ -11,6 +11,7 @@ from gnn_mtl.cli._parse import out_console, parse_seeds, take_flag, take_positio
 from gnn_mtl.cli._run_flags import parse_run_config
 from gnn_mtl.reports import rich_table, score_table
 from gnn_mtl.runs import RunConfig, default_folder, run_sweep, train
+from gnn_mtl.schedulers import Joint
 
 
 def run(argv: Sequence[str]) -> int:
@@ -26,6 +27,8 @@ def run(argv: Sequence[str]) -> int:
         default = RunConfig.load(out)
     elif resume and source is not None and Path(source).is_dir() and out is None:
         out = source
+    elif source is None and (base := take_value(list(rest), "--scheduler.base")) is not None:
+        default = replace(RunConfig.load(base), name=None, scheduler=Joint())  # the same network
     config = parse_run_config(rest, default, "train")
     if seeds is not None:
         folder = Path(out) if out else default_folder(config).parent

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from gnn_mtl.datasets import TaskGraph
 from gnn_mtl.metrics import Scores, evaluate
 from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
-from gnn_mtl.runs._train import PER_LABEL, describe_dataset, refuse_other_config
+from gnn_mtl.runs._summary import PER_LABEL
+from gnn_mtl.runs._train import describe_dataset, refuse_other_config
 from gnn_mtl.training import Cost, labels_per_node
 
 

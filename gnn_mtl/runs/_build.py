@@ -80,16 +80,49 @@ def load_trained(folder: str | os.PathLike[str]) -> tuple[RunConfig, TaskGraph, 
     """Return the configuration, the dataset and the model with the best weights of a run.
 
     Raises:
-        RecordError: If the folder holds no run, or one of several single-task models.
+        RecordError: If the folder holds no run, or one of several models.
     """
     weights = Path(folder) / "checkpoints" / "best.safetensors"
     if not weights.exists():
         raise RecordError(
             f"{folder} should hold checkpoints/best.safetensors of one trained model. Found none "
-            "(single-task runs hold one model per label); train a shared model first."
+            "(single-task runs hold one model per label, separate ones one per group); train a "
+            "shared model first."
         )
     config = RunConfig.load(folder)
     graph = build_graph(config)
     model = build_model(config, graph)
     load_weights(weights, model)
     return config, graph, model
+
+
+def load_base(folder: str | os.PathLike[str], config: RunConfig, graph: TaskGraph) -> LabelModel:
+    """Return the best model of a run of all tasks, for a run of ``config`` to begin with.
+
+    Args:
+        folder: The run folder.
+        config: What is to be trained from it.
+        graph: The dataset with the inputs of ``config``.
+
+    Raises:
+        RecordError: If the folder holds no run of one model.
+        UsageError: If encoder, heads or features differ.
+        FileFormatError: If the weights are of another number of tasks.
+    """
+    weights = Path(folder) / "checkpoints" / "best.safetensors"
+    if not weights.exists():
+        raise RecordError(
+            f"{folder} should hold checkpoints/best.safetensors of one model of all tasks to begin "
+            "with. Found none; train one with --scheduler.kind joint."
+        )
+    base = RunConfig.load(folder)
+    names = ("encoder", "head", "features")
+    if changed := [name for name in names if getattr(base, name) != getattr(config, name)]:
+        raise UsageError(
+            f"The base run should have the same {', '.join(names)}. {folder} differs in "
+            f"{', '.join(changed)}; take its configuration: gnn-mtl train {folder} "
+            "--scheduler.kind separate ..."
+        )
+    model = build_model(config, graph)
+    load_weights(weights, model)
+    return model

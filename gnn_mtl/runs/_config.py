@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gnn_mtl._core.errors import ConfigError, UsageError
-from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, GATv2, Linear, MLPHead
-from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Single, Static
+from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, Adapters, GATv2, Linear, MLPHead
+from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Separate, Single, Static
 from gnn_mtl.training import Train
 
 KINDS: dict[str, dict[str, type]] = {
-    "scheduler": {c.kind: c for c in (Joint, Single, Random, Static, Coloring, Selective)},
+    "scheduler": {
+        c.kind: c for c in (Joint, Single, Separate, Random, Static, Coloring, Selective)
+    },
     "encoder": {c.kind: c for c in (SAGE, GCN, GATv2, GIN, SIGN, MLP)},
-    "head": {c.kind: c for c in (Linear, MLPHead)},
+    "head": {c.kind: c for c in (Linear, MLPHead, Adapters)},
 }
 """The configurations each field of :class:`RunConfig` with several kinds may hold, by kind."""
 
@@ -63,13 +65,13 @@ class RunConfig:
     """Name of the method in tables; default: the scheduler's kind."""
     seed: int = 0
     """Seed of initial weights, batches, probes and dropout."""
-    scheduler: Joint | Single | Random | Static | Coloring | Selective = field(
+    scheduler: Joint | Single | Separate | Random | Static | Coloring | Selective = field(
         default_factory=Joint
     )
     """Which tasks are supervised at every step."""
     encoder: SAGE | GCN | GATv2 | GIN | SIGN | MLP = field(default_factory=SAGE)
     """The shared network."""
-    head: Linear | MLPHead = field(default_factory=Linear)
+    head: Linear | MLPHead | Adapters = field(default_factory=Linear)
     """What stands on top of it for every task."""
     features: Features = field(default_factory=Features)
     """Which node features the model sees."""

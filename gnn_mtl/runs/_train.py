@@ -6,38 +6,30 @@ import contextlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from gnn_mtl._core.errors import LabelError, LabelWarning, RecordError
-from gnn_mtl._core.files import write_json
+from gnn_mtl._core.errors import RecordError
 from gnn_mtl.datasets import TaskGraph, load_dataset
-from gnn_mtl.metrics import Scores, macro
-from gnn_mtl.nn import LabelModel
 from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
-from gnn_mtl.runs._build import build_model, with_inputs
+from gnn_mtl.runs._build import build_model, load_base, with_inputs
 from gnn_mtl.runs._config import Features, RunConfig
-from gnn_mtl.schedulers import Joint, Single
-from gnn_mtl.training import (
-    Cost,
-    Fit,
-    Train,
-    checkpoint_values,
-    choose_device,
-    evaluate_split,
-    fit,
-    labels_per_node,
-    training_loader,
+from gnn_mtl.runs._several import check_groups, learnable, train_separate, train_single
+from gnn_mtl.runs._summary import (
+    METRICS,
+    PER_LABEL,
+    inference_cost,
+    num_parameters,
+    run_summary,
+    score_test,
+    timed_logits,
 )
-
-METRICS = ("ap", "auroc", "f1", "f1_top_k", "f1_true_k")
-PER_LABEL = ("ap", "auroc", "f1")
+from gnn_mtl.schedulers import Separate, Single
+from gnn_mtl.training import Train, checkpoint_values, choose_device, fit, training_loader
 
 
 def train(
@@ -75,7 +67,11 @@ def train(
     choose_device(config.train.device)
     tasks: tuple[int, ...] = ()
     if isinstance(config.scheduler, Single):
-        tasks = _learnable(graph, config.scheduler.chosen_tasks(graph.num_tasks, config.seed))
+        tasks = learnable(graph, config.scheduler.chosen_tasks(graph.num_tasks, config.seed))
+    elif isinstance(config.scheduler, Separate):
+        check_groups(graph, config.scheduler.grouping(graph.num_tasks))
+        if config.scheduler.base is not None:
+            load_base(config.scheduler.base, config, graph)
     else:
         config.scheduler.build(graph.num_tasks, config.seed)
     step, task = _resume_point(out / "checkpoints") if resume else (None, None)
@@ -87,7 +83,9 @@ def train(
             writer.write_manifest(made)
         with _deterministic(config.train.deterministic):
             if isinstance(config.scheduler, Single):
-                summary = _train_single(config, graph, tasks, writer, resume)
+                summary = train_single(config, graph, tasks, writer, resume)
+            elif isinstance(config.scheduler, Separate):
+                summary = train_separate(config, graph, writer, resume)
             else:
                 summary = _train_shared(config, graph, writer, resume)
         writer.write_summary(summary)
@@ -203,8 +201,10 @@ def _train_shared(
         writer=writer,
         resume=resume and (writer.checkpoints / "last.state").exists(),
     )
-    test = _score_test(model, graph)
-    return _summary(
+    nodes = graph.split_idx["valid"]
+    seconds = timed_logits(model, graph, nodes)[1]
+    test = score_test(model, graph)
+    return run_summary(
         config,
         done.best_step,
         done.best_epoch,
@@ -214,170 +214,15 @@ def _train_shared(
         test.positives,
         range(graph.num_tasks),
         done.cost,
-        _num_parameters(model),
+        num_parameters(model),
+        inference_cost(seconds, 1, len(nodes)),
     )
-
-
-def _train_single(
-    config: RunConfig, graph: TaskGraph, tasks: tuple[int, ...], writer: RunWriter, resume: bool
-) -> dict[str, Any]:
-    """One model per task, each like a joint run on that label alone."""
-    per_label = {name: np.full(graph.num_tasks, np.nan) for name in PER_LABEL}
-    # How many labels a node gets is no question to a model of one label: no top-k here.
-    macros: dict[str, dict[str, list[float]]] = {
-        split: {name: [] for name in PER_LABEL} for split in ("valid", "test")
-    }
-    cost, best_steps, best_epochs, parameters = Cost(), [], [], 0
-    for task in tasks:
-        part = _train_one(config, graph, task, writer, resume)
-        cost.add(Cost(**part.cost))
-        best_steps.append(part.best_step)
-        best_epochs.append(part.best_epoch)
-        parameters += part.num_parameters
-        for name in PER_LABEL:
-            macros["valid"][name].append(_number(part.valid.get(name)))
-            macros["test"][name].append(_number(part.test.get(name)))
-            per_label[name][task] = _number(part.test.get(name))
-    means = {
-        split: {name: macro(np.array(values)) for name, values in scores.items()}
-        for split, scores in macros.items()
-    }
-    positives = graph.positives("test")
-    return _summary(
-        config,
-        int(np.median(best_steps)),
-        int(np.median(best_epochs)),
-        means["valid"],
-        means["test"],
-        per_label,
-        positives,
-        tasks,
-        cost,
-        parameters,
-    )
-
-
-def _learnable(graph: TaskGraph, tasks: tuple[int, ...]) -> tuple[int, ...]:
-    """The tasks with both classes in every split; the others are named in a warning.
-
-    A model of one label can neither be chosen nor scored where its split holds one class.
-    """
-    both = np.ones(graph.num_tasks, dtype=bool)
-    for split in ("train", "valid", "test"):
-        positives = graph.positives(split)
-        both &= (positives > 0) & (positives < graph.observed_counts(split))
-    kept = tuple(task for task in tasks if both[task])
-    left_out = [graph.label_names[task] for task in tasks if not both[task]]
-    if not kept:
-        raise LabelError(
-            "Single-task models need labels with both classes in train, valid and test. "
-            f"Found none among {left_out[:8]}; choose others with --scheduler.tasks."
-        )
-    if left_out:
-        warnings.warn(
-            f"{len(left_out)} label(s) have one class in a split and get no single-task model: "
-            f"{left_out[:8]}. They are left out of the scores of this run.",
-            LabelWarning,
-            stacklevel=2,
-        )
-    return kept
-
-
-@dataclass
-class _Part:
-    """The outcome of one single-task model; kept on disk so that a resume need not repeat it."""
-
-    best_step: int
-    best_epoch: int
-    valid: dict[str, float]
-    test: dict[str, float]
-    cost: dict[str, Any]
-    num_parameters: int
-
-
-def _train_one(
-    config: RunConfig, graph: TaskGraph, task: int, writer: RunWriter, resume: bool
-) -> _Part:
-    folder = writer.checkpoints / f"task-{task:04d}"
-    result = folder / "result.json"
-    if resume and result.exists():
-        return _Part(**json.loads(result.read_text(encoding="utf-8")))
-    folder.mkdir(parents=True, exist_ok=True)
-    one = graph.select_tasks([task])
-    model = build_model(config, one)
-    done: Fit = fit(
-        model,
-        one,
-        Joint().build(1, config.seed),
-        config.train,
-        seed=config.seed,
-        checkpoints=folder,
-        writer=writer,
-        resume=resume and (folder / "last.state").exists(),
-        task=task,
-    )
-    test = _score_test(model, one)
-    part = _Part(
-        done.best_step,
-        done.best_epoch,
-        {name: done.valid[name] for name in PER_LABEL if name in done.valid},
-        {name: test.macro[name] for name in PER_LABEL},
-        done.cost.to_dict(),
-        _num_parameters(model),
-    )
-    write_json(result, part.__dict__)
-    return part
-
-
-def _score_test(model: LabelModel, graph: TaskGraph) -> Scores:
-    """The one look at the test labels, with the weights chosen by validation."""
-    device = next(model.parameters()).device
-    return evaluate_split(model, graph, "test", device=device, top_k=labels_per_node(graph))
-
-
-def _summary(
-    config: RunConfig,
-    best_step: int,
-    best_epoch: int,
-    valid: dict[str, Any],
-    test: dict[str, Any],
-    per_label: dict[str, np.ndarray],
-    positives: np.ndarray,
-    tasks: Any,  # noqa: ANN401
-    cost: Cost,
-    num_parameters: int,
-) -> dict[str, Any]:
-    return {
-        "status": "done",
-        "method": config.method,
-        "best_step": best_step,
-        "best_epoch": best_epoch,
-        "valid": valid,
-        "test": test,
-        "per_label": {
-            **{name: values.tolist() for name, values in per_label.items()},
-            "positives_test": positives.tolist(),
-        },
-        "tasks": list(tasks),
-        "cost": cost.to_dict(),
-        "num_parameters": num_parameters,
-    }
-
-
-def _num_parameters(model: LabelModel) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def _resume_point(checkpoints: Path) -> tuple[int, int | None]:
-    """Step and task of the newest checkpoint; before step 0 if none was saved yet."""
+    """Step and model (task or group) of the newest checkpoint; before step 0 if there is none."""
     states = [
-        p
-        for p in (checkpoints / "last.state", *checkpoints.glob("task-*/last.state"))
-        if p.exists()
+        p for p in (checkpoints / "last.state", *checkpoints.glob("*/last.state")) if p.exists()
     ]
     if not states:
         return -1, None

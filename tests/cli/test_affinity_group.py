@@ -127,7 +127,8 @@ def test_group_refuses(cli, measured):
     assert "Perhaps you meant tabu" in said.err
     said = cli("group", "a.npz", "--num-groups", "2")
     assert said.code == 2
-    assert "--method random" in said.err
+    assert "--method sdp, " in said.err
+    assert ", random." in said.err
     assert "finds the number of groups itself" in said.err
     said = cli("group", "a.npz", "--method", "affinity_propagation", "--tau", "0.1")
     assert said.code == 2

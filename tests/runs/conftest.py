@@ -16,7 +16,7 @@ from gnn_mtl.records import RunWriter, read_run
 from gnn_mtl.runs import Features, RunConfig, train
 from gnn_mtl.training import Train
 
-CLOCKS = ("seconds", "refresh_seconds", "eval_seconds", "peak_rss_mb")
+CLOCKS = ("seconds", "refresh_seconds", "eval_seconds", "peak_rss_mb", "inference_ms_per_1k_nodes")
 
 
 @pytest.fixture(scope="session", autouse=True)

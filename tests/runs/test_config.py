@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnn_mtl._core.errors import ConfigError
-from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, GATv2, Linear, MLPHead
+from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, Adapters, GATv2, Linear, MLPHead
 from gnn_mtl.runs import KINDS, Features, RunConfig, kind_class
-from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Single, Static
+from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Separate, Single, Static
 from gnn_mtl.training import Train
 
 SCHEDULERS = [
@@ -29,13 +29,15 @@ SCHEDULERS = [
         rule="density", edge_share=0.2, hysteresis=0.1, coloring="tabu", coloring_iterations=9,
         max_group_size=3, warm_start=True, max_refresh_period=64, use="inner_outer", outer_lr=0.3,
     ),
+    Separate(file="groups.json"),
+    Separate(groups=((0, 2), (1, 2, 3)), init="base", base="runs/joint", heads="fresh"),
     Selective(warmup_steps=9, regroup_period=3, credit_last=False, preference=0.5),
 ]  # fmt: skip
 ENCODERS = [
     SAGE(hidden_channels=16, norm="layer"), GCN(num_layers=3), GATv2(hidden_channels=12),
     GIN(dropout=0.0), SIGN(hops=2), MLP(hidden_channels=4),
 ]  # fmt: skip
-HEADS = [Linear(), MLPHead(hidden_channels=7)]
+HEADS = [Linear(), MLPHead(hidden_channels=7), Adapters(groups=((0, 2), (1,)), rank=2)]
 TRAIN = Train(
     epochs=7, max_steps=50, num_neighbors=(5, -1), replace=True, optimizer="adam", lr=0.003,
     lr_schedule="linear", grad_clip=1.0, pos_weight="sqrt", monitor="auroc", patience=None,

@@ -295,7 +295,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over(
 def test_a_failed_scoring_can_be_repeated(quick, tmp_path, assert_same_run, monkeypatch, straight):
     config = quick()
     with monkeypatch.context() as patch:
-        patch.setattr("gnn_mtl.runs._train._score_test", lambda model, graph: crash())
+        patch.setattr("gnn_mtl.runs._train.score_test", lambda model, graph: crash())
         with pytest.raises(RuntimeError, match="power"):
             train(config, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "DONE").exists()
