@@ -27,8 +27,8 @@ def run(argv: Sequence[str]) -> int:
     """Run the demo and print its table."""
     options = parse(
         Options, argv, "demo",
-        "Joint training, SON-GOKU colouring, matched random groups, a shallow baseline and "
-        "single-task models on the embedded graph, three seeds each.",
+        "Joint training, SON-GOKU colouring, models of Grad-TAG's groups, matched random groups, a "
+        "shallow baseline and single-task models on the embedded graph, three seeds each.",
     )  # fmt: skip
     require("matplotlib", extra="plot", purpose="The report")
     console = out_console()

@@ -14,33 +14,42 @@ import numpy as np
 
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl._core.files import write_json
+from gnn_mtl._core.seeding import generator
 from gnn_mtl._core.threads import one_thread
+from gnn_mtl.affinity import gradtag_table, subset_affinity, valid_batches
 from gnn_mtl.datasets import TaskGraph, load_dataset
-from gnn_mtl.grouping import group_tasks
+from gnn_mtl.grouping import group_tasks, random_groups
 from gnn_mtl.metrics import summarize
 from gnn_mtl.nn import SAGE
 from gnn_mtl.records import RunRecord, RunSummary
+from gnn_mtl.runs._build import load_base, with_inputs
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.runs._shallow import METHOD as SHALLOW
 from gnn_mtl.runs._shallow import train_shallow
 from gnn_mtl.runs._train import folder_name, train
-from gnn_mtl.schedulers import Coloring, Joint, Random, Single
-from gnn_mtl.tasks import Affinity
-from gnn_mtl.training import Train
+from gnn_mtl.schedulers import Coloring, Joint, Random, Separate, Single
+from gnn_mtl.tasks import Affinity, Grouping
+from gnn_mtl.training import Train, training_loader
 
 SEEDS = (0, 1, 2)
-METHODS = ("joint", "single", "random", "coloring_default", "coloring_multi", SHALLOW)
+METHODS = (
+    "joint", "single", "random", "coloring_default", "coloring_multi", "gradtag", "gradtag_random",
+    SHALLOW,
+)  # fmt: skip
 SINGLE_LABELS = 6
 TRAINING_BUDGET_S = 220.0
 STEPS = (100, 540)
 TAU_DEFAULT = 0.25
 TAU_GRID = (0.2, 0.15, 0.1, 0.05, 0.02, 0.0)
 SEVERAL = 3
+NUM_GROUPS = 4
+DIRECTIONS = 64
 
 ENCODER = SAGE(num_layers=1, dropout=0.5)
 """By validation AP the better of one and two layers on this graph, at a third of the time."""
 
 Say = Callable[[str], None]
+Groups = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,10 @@ def run_demo(out: Path, *, say: Say, budget_s: float = TRAINING_BUDGET_S) -> Dem
 
     Joint training, SON-GOKU colouring at the released default tau and at one that yields several
     colours, random groups of the sizes that colouring had (same steps, same sizes, other members),
-    a shallow baseline, and single-task models for a sample of labels. All get the same number of
-    optimizer steps, chosen from the speed measured here so that the whole fits the budget.
+    one model per group of Grad-TAG and per random group of these sizes, a shallow baseline, and
+    single-task models for a sample of labels. All get the same number of optimizer steps, chosen
+    from the speed measured here so that the whole fits the budget; models of groups share it, and
+    begin with the weights of the joint run.
 
     Args:
         out: Folder for ``runs/`` and ``summary.json``; runs of an earlier demo there are replaced.
@@ -83,7 +94,7 @@ def _run_demo(out: Path, say: Say, budget_s: float) -> Demo:
     base = RunConfig(dataset="debian-tags", encoder=ENCODER, train=Train(patience=5))
     singles = stratified_labels(graph, SINGLE_LABELS)
     per_step, per_epoch = _measure_speed(base, graph)
-    models = len(SEEDS) * (4 + len(singles) * 0.7)
+    models = len(SEEDS) * (6 + len(singles) * 0.7)
     steps = int(np.clip(budget_s / (models * per_step), *STEPS))
     epochs = max(1, round(steps / per_epoch))
     base = replace(base, train=replace(base.train, epochs=epochs, eval_every=max(1, epochs // 12)))
@@ -103,7 +114,7 @@ def _run_demo(out: Path, say: Say, budget_s: float) -> Demo:
     def methods(name: str, scheduler: Any) -> list[RunRecord]:  # noqa: ANN401
         return [run(replace(base, name=name, scheduler=scheduler, seed=seed)) for seed in SEEDS]
 
-    methods("joint", Joint())
+    joint = methods("joint", Joint())
     default = methods("coloring_default", Coloring(tau=TAU_DEFAULT))
     tau = several_colors(recorded_affinities(default[0]))
     say(
@@ -114,6 +125,23 @@ def _run_demo(out: Path, say: Say, budget_s: float) -> Demo:
     for record, seed in zip(multi, SEEDS, strict=True):
         rows = [{"step": r.step, "groups": r.groups} for r in record.refreshes]
         run(replace(base, name="random", scheduler=Random.following(rows), seed=seed))
+    groups = gradtag_groups(joint[0], graph, out)
+    sizes = tuple(len(group) for group in groups)
+    share = max(1, round(epochs / len(groups)))
+    say(
+        f"Grad-TAG on the joint run of seed {SEEDS[0]}: {len(groups)} groups of {sizes} labels. "
+        f"Their models go on from the joint run of their seed, {share} epochs each; so do those of "
+        "random groups."
+    )
+    part = replace(base.train, epochs=share, eval_every=max(1, share // 4))
+    for name in ("gradtag", "gradtag_random"):
+        for record, seed in zip(joint, SEEDS, strict=True):
+            if name == "gradtag_random":
+                chosen = _random_groups(sizes, graph.num_tasks, seed)
+            else:
+                chosen = groups
+            plan = Separate(groups=chosen, init="base", base=str(record.path))
+            run(replace(base, name=name, scheduler=plan, train=part, seed=seed))
     for seed in SEEDS:
         config = replace(base, name=SHALLOW, seed=seed)
         records.append(train_shallow(config, runs / folder_name(config), graph=graph))
@@ -147,6 +175,29 @@ def stratified_labels(graph: TaskGraph, number: int) -> tuple[int, ...]:
     order = np.argsort(graph.positives("train"), kind="stable")
     places = np.linspace(0, len(order) - 1, min(number, len(order))).round().astype(int)
     return tuple(sorted(order[places].tolist()))
+
+
+def gradtag_groups(record: RunRecord, graph: TaskGraph, out: Path) -> Groups:
+    """Group the labels by what Grad-TAG predicts from a finished run; keep table and affinity."""
+    config = RunConfig.load(record.path)
+    graph = with_inputs(graph, config)
+    model = load_base(record.path, config, graph)
+    loader = training_loader(graph, model, config.train, seed=config.seed, shuffle=False)
+    table = gradtag_table(
+        model, loader, valid_batches(loader), dim=DIRECTIONS, label_names=graph.label_names
+    )
+    affinity = subset_affinity(table)
+    number = min(NUM_GROUPS, graph.num_tasks)
+    groups: Grouping = group_tasks(affinity, method="sdp", num_groups=number)
+    table.save(out / "gradtag.subsets.npz")
+    affinity.save(out / "gradtag.npz")
+    groups.save(out / "gradtag.json", label_names=graph.label_names)
+    return groups.groups
+
+
+def _random_groups(sizes: tuple[int, ...], num_tasks: int, seed: int) -> Groups:
+    drawn = random_groups(sizes, num_tasks, generator=generator(seed, "gradtag_random"))
+    return tuple(tuple(group) for group in drawn)
 
 
 def recorded_affinities(record: RunRecord) -> list[Affinity]:

@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 
 from gnn_mtl._core.errors import UsageError
+from gnn_mtl.affinity import subset_affinity
 from gnn_mtl.nn import SAGE
 from gnn_mtl.records import read_run
 from gnn_mtl.runs import _demo, run_demo
 from gnn_mtl.runs._demo import recorded_affinities, several_colors, stratified_labels
-from gnn_mtl.tasks import Affinity
+from gnn_mtl.tasks import Affinity, Grouping, SubsetTable
 
-METHODS = ("joint", "coloring_default", "coloring_multi", "random", "spectral_lr", "single")
+METHODS = (
+    "joint", "coloring_default", "coloring_multi", "random", "gradtag", "gradtag_random",
+    "spectral_lr", "single",
+)  # fmt: skip
+GROUPED = ("gradtag", "gradtag_random")
 SEEDS = (0, 1)
 
 pytestmark = pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.EmptyConflictGraphWarning")
@@ -29,6 +34,8 @@ def demo(graph, tmp_path_factory):
         patch.setattr(_demo, "SEEDS", SEEDS)
         patch.setattr(_demo, "SINGLE_LABELS", 2)
         patch.setattr(_demo, "SEVERAL", 2)
+        patch.setattr(_demo, "NUM_GROUPS", 2)
+        patch.setattr(_demo, "DIRECTIONS", 8)
         patch.setattr(_demo, "ENCODER", SAGE(hidden_channels=8, num_layers=1))
         made = run_demo(out, say=said.append, budget_s=1.0)
     return out, made, said
@@ -67,7 +74,7 @@ def test_equal_terms(demo, graph):
     _, made, _ = demo
     by_method = {m: [r for r in made.records if r.method == m] for m in METHODS}
     assert made.steps == 10
-    networks = [m for m in METHODS if m not in ("spectral_lr", "single")]
+    networks = [m for m in METHODS if m not in (*GROUPED, "spectral_lr", "single")]
     for method in networks:
         for record in by_method[method]:
             assert record.summary.cost["steps"] == made.steps
@@ -87,6 +94,27 @@ def test_equal_terms(demo, graph):
         assert leader.seed == control.seed
         costs = [run.summary.cost["label_gradients"] for run in (leader, control)]
         assert costs[0] == costs[1]
+
+
+def test_models_of_groups_share_the_budget(demo):
+    out, made, _ = demo
+    groups = Grouping.load(out / "gradtag.json").groups
+    table = SubsetTable.load(out / "gradtag.subsets.npz")
+    assert table.source == "one_step"
+    np.testing.assert_array_equal(
+        subset_affinity(table).values, Affinity.load(out / "gradtag.npz").values
+    )
+    for seed in SEEDS:
+        ours, control = (
+            next(r for r in made.records if (r.method, r.seed) == (m, seed)) for m in GROUPED
+        )
+        assert ours.config["scheduler"]["groups"] == [list(group) for group in groups]
+        drawn = control.config["scheduler"]["groups"]
+        assert sorted(map(len, drawn)) == sorted(map(len, groups))
+        assert ours.summary.cost["steps"] == control.summary.cost["steps"]
+        assert ours.config["train"] == control.config["train"]
+        for run in (ours, control):
+            assert run.config["scheduler"]["base"] == str(out / "runs" / f"joint-seed{seed}")
 
 
 def test_the_second_tau_gives_several_colours(demo, monkeypatch):
