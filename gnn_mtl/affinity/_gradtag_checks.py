@@ -54,7 +54,7 @@ def distrusted(
         warnings.warn(
             f"The linearisation should be within {tolerance:g} of the network. It is not for "
             f"{facts['cells']} scores in {len(rows)} of {table.num_subsets} subsets{some}: they "
-            "are unknown (NaN). Raise `lam`, or pass `retrain`.",
+            "are unknown (NaN). Raise `lam` (--lam), or pass `retrain` (--retrain).",
             GnnMtlWarning,
             stacklevel=3,
         )

@@ -92,7 +92,7 @@ def pair_affinity(
     if len(pairs) == 0:
         raise UsageError(
             "The affinity of pairs needs subsets of two tasks. Found none; draw them with "
-            "all_pairs(), or use subset_affinity."
+            "all_pairs() (--subset-size 2), or use subset_affinity (--method higher_order)."
         )
     found = subset_affinity(table.select_subsets(pairs), normalize=normalize, min_count=min_count)
     return replace(found, method="pairwise")
@@ -134,7 +134,8 @@ def score_scale(table: SubsetTable, normalize: Normalize) -> NDArray[np.float64]
         if table.baseline is None:
             raise UsageError(
                 "Gains relative to a baseline need one. The table has none; use "
-                "normalize='zscore', or set `baseline` to the scores of single-task models."
+                "normalize='zscore', or set `baseline` to the scores of single-task models "
+                "(--method trained --baseline)."
             )
         size = np.abs(table.baseline)
         return np.where(size > 0, size, np.nan)

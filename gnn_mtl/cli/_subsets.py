@@ -67,6 +67,8 @@ def run(method: str, argv: Sequence[str]) -> int:
 
 def _gradtag(options: GradTagOptions) -> tuple[SubsetTable, str, bool]:
     """The table, the dataset's name, and whether the table was there already."""
+    if options.negatives is not None and options.mode != "pairs":
+        raise UsageError("--negatives belongs to --mode pairs.")
     if bool(options.run) == (options.dataset is not None):
         raise UsageError("Give run folders to measure, or --dataset NAME|PATH; one of the two.")
     if options.dim < 1 or options.epochs < 1 or (options.nodes is not None and options.nodes < 1):
@@ -86,6 +88,12 @@ def _gradtag(options: GradTagOptions) -> tuple[SubsetTable, str, bool]:
     found = _reusable(_table_path(options), settings)
     if found is not None:
         return found, dataset, True
+    trained = None if options.trained is None else SubsetTable.load(options.trained)
+    if trained is not None and trained.source in PREDICTED:
+        raise UsageError(
+            f"--trained should be a table of subsets really trained. {options.trained} holds "
+            f"predictions ({trained.source}); write one with --method trained."
+        )
     loaded = [load_trained(folder) for folder in folders]
     if len({config.dataset for config, *_ in loaded}) > 1:
         raise UsageError("Base models should be of one dataset. Found several.")
@@ -100,7 +108,7 @@ def _gradtag(options: GradTagOptions) -> tuple[SubsetTable, str, bool]:
         dim=options.dim, lam=options.lam, mode=options.mode, weighting=options.weighting,
         scoring=options.scoring, metric=options.metric, parameters=options.parameters,
         negatives=options.negatives, pos_weight=positive_weights(graph, config.train),
-        trained=None if options.trained is None else SubsetTable.load(options.trained),
+        trained=trained,
         audits=options.audits, tolerance=options.tolerance, seed=options.seed,
         retrain=retrain if options.retrain else None,
         label_names=graph.label_names,
@@ -118,6 +126,8 @@ def _trained(options: TrainedOptions) -> tuple[SubsetTable, str, bool]:
     """The table, the dataset's name, and whether the table was there already."""
     if (options.run is None) == (options.dataset is None):
         raise UsageError("Give a run folder, or --dataset NAME|PATH; one of the two.")
+    if options.normalize == "relative" and not options.baseline:
+        raise UsageError("--normalize relative compares with tasks trained alone: add --baseline.")
     if options.finetune and options.run is None:
         raise UsageError("--finetune starts from the weights of a run. Give its folder.")
     if options.run is not None:
@@ -193,13 +203,18 @@ def _of_table(table: SubsetTable, method: str, options: TableOptions) -> Affinit
     given = {"normalize": options.normalize, "min_count": options.min_count}
     if method != "surrogate" and (options.kernel or options.subset_size or options.num_subsets):
         raise UsageError("--kernel, --subset-size and --num-subsets belong to --method surrogate.")
+    if not options.kernel and (options.subset_size or options.num_subsets):
+        raise UsageError("--subset-size and --num-subsets are of predictions: add --kernel.")
     if method == "pairwise":
         return pair_affinity(table, **given)  # type: ignore[arg-type]
     if method == "higher_order":
         return subset_affinity(table, **given)  # type: ignore[arg-type]
     surrogate = SubsetSurrogate("kernel" if options.kernel else "linear").fit(table)
     r2, _ = surrogate.cross_validated_r2(table)
-    print(f"surrogate: predicts {r2:.1%} of the variation over held-out subsets")
+    if np.isnan(r2):
+        print("surrogate: nothing to predict, the scores do not vary over held-out subsets")
+    else:
+        print(f"surrogate: predicts {r2:.1%} of the variation over held-out subsets")
     if not options.kernel:
         return surrogate.affinity(normalize=options.normalize)
     masks = subset_masks(table.num_tasks, options.subset_size, options.num_subsets)
@@ -251,10 +266,11 @@ def _finish(options: Design, table: SubsetTable, dataset: str, reused: bool) -> 
     cells = found.known & ~np.eye(found.num_tasks, dtype=np.bool_)
     if found.stderr is not None and cells.any() and np.ptp(found.values[cells]) > 0:
         noise = np.median(found.stderr[cells]) / found.values[cells].std()
-        print(
-            f"noise:    a standard error is {noise:.2f} of the spread; less: gnn-mtl affinity "
-            f"{_table_path(options)} --method surrogate"
-        )
+        if np.isfinite(noise):
+            print(
+                f"noise:    a standard error is {noise:.2f} of the spread; less: gnn-mtl affinity "
+                f"{_table_path(options)} --method surrogate"
+            )
     return _write(options, found, dataset)
 
 
@@ -286,5 +302,9 @@ def _write(options: Written, affinity: Affinity, dataset: str) -> int:
     affinity = replace(affinity, details={**affinity.details, "source": dataset or None})
     affinity.save(options.out)
     print(summary(affinity))
-    print(f"affinity: {options.out}\nnext:     gnn-mtl group {options.out} --method sdp")
+    print(f"affinity: {options.out}")
+    if (affinity.known & ~np.eye(affinity.num_tasks, dtype=np.bool_)).any():
+        print(f"next:     gnn-mtl group {options.out} --method sdp")
+    else:
+        print("next:     score more or larger subsets; nothing is known to group by")
     return 0

@@ -169,7 +169,10 @@ def _method(label: str, runs: list[RunRecord]) -> Method:
             )
     scored = [set(run.summary.tasks) for run in runs if run.summary is not None]
     tasks = tuple(sorted(set.intersection(*scored))) if scored else ()
-    return Method(label, runs[0].kind, tuple(runs), tasks, runs[0].num_tasks)
+    kind = runs[0].kind
+    if kind == "joint" and flatten(runs[0].config).get("head.kind") == "adapters":
+        kind = "adapters"  # groups inside the model: not what groups are compared with
+    return Method(label, kind, tuple(runs), tasks, runs[0].num_tasks)
 
 
 def _fingerprint(config: dict[str, Any]) -> str:
@@ -190,8 +193,15 @@ def _names(keys: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
             for name in sorted({name for one in flat for name in one})
             if len({json.dumps(one.get(name), sort_keys=True) for one in flat}) > 1
         ]
+        differing.sort(key=lambda name: not name.endswith(".kind"))  # head.kind tells most
+        enough = next(
+            (n for n in (1, 2) if len({tuple(str(one.get(x)) for x in differing[:n])
+                                       for one in flat}) == len(flat)),
+            3,
+        )  # fmt: skip
         detail = ", ".join(
-            f"{name.split('.')[-1]}={str(mine.get(name))[:24]}" for name in differing[:3]
+            f"{name.removesuffix('.kind').split('.')[-1]}={str(mine.get(name))[:24]}"
+            for name in differing[:enough]
         )
         names[key] = f"{key[0]} ({detail})" if detail else key[0]
         if names[key] in (names[other] for other in names if other != key):

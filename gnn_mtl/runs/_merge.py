@@ -88,6 +88,11 @@ def merge_run(
             f"{folder} should be a run of one model per group (--scheduler.kind separate). Found "
             f"{config.scheduler.kind}."
         )
+    if (folder / "checkpoints" / "best.safetensors").exists():
+        raise RecordError(
+            f"{folder} should hold one model per group. Found one model, that is, a run merged "
+            "already; give the run it was merged from."
+        )
     if folder.resolve() == out.resolve():
         raise UsageError(f"The merged run needs a folder of its own. Found {out} for both.")
     graph = load_dataset(config.dataset, config.root) if graph is None else graph

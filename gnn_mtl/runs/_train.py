@@ -72,6 +72,10 @@ def train(
         check_groups(graph, config.scheduler.grouping(graph.num_tasks))
         if config.scheduler.base is not None:
             load_base(config.scheduler.base, config, graph)
+            refuse_other_data(  # it may have been trained on what is the test split here
+                Path(config.scheduler.base), made["dataset"]["sha256"],
+                "begin with a run on this dataset",
+            )  # fmt: skip
     else:
         config.scheduler.build(graph.num_tasks, config.seed)
     step, task = _resume_point(out / "checkpoints") if resume else (None, None)
@@ -108,15 +112,16 @@ def _deterministic(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def refuse_other_data(out: Path, digest: str) -> None:
+def refuse_other_data(
+    out: Path, digest: str, otherwise: str = "restore the dataset or start a new run"
+) -> None:
     """Raise RecordError if the dataset is not the one the run was started on."""
     if not (out / "manifest.json").exists():
         return
     found = read_run(out).manifest.dataset.get("sha256")
     if found != digest:
         raise RecordError(
-            f"{out} was started on a dataset of SHA-256 {found}. Found {digest} now; restore the "
-            "dataset or start a new run."
+            f"{out} was started on a dataset of SHA-256 {found}. Found {digest} now; {otherwise}."
         )
 
 

@@ -26,6 +26,15 @@ DAMAGED = (
 """What reading a damaged or foreign archive raises, according to where the damage is."""
 
 
+def found_instead(error: BaseException) -> str:
+    """What was found in place of one of our files, in words and without a full stop."""
+    if isinstance(error, KeyError):  # says the name only
+        return f"a file without {error}"
+    if "pickle" in str(error):  # what numpy makes of any other file
+        return "a file that is no archive of plain arrays"
+    return str(error).rstrip(".")
+
+
 @dataclass(frozen=True, eq=False)
 class Affinity:
     """How training on one task affects another.
@@ -183,7 +192,7 @@ class Affinity:
                 arrays = {name: archive[name] for name in archive.files}
             header = json.loads(str(arrays.pop("header")))
             if header["format"] != FORMAT or header["version"] > FORMAT_VERSION:
-                raise KeyError("format")
+                raise ValueError(f"{header['format']}, version {header['version']}")
             names = arrays.get("label_names")
             return cls(
                 arrays["values"], header["method"], header["unit"], header["symmetric"],
@@ -195,5 +204,6 @@ class Affinity:
         except DAMAGED as error:
             raise FileFormatError(
                 f"{path} should be an affinity file written by Affinity.save (version <= "
-                f"{FORMAT_VERSION}). Found something else: {error}. Estimate it again."
+                f"{FORMAT_VERSION}). Found: {found_instead(error)}. "
+                "Estimate it again."
             ) from error

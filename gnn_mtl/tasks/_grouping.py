@@ -55,7 +55,10 @@ class Grouping:
         outside = sorted(task for task in members if not 0 <= task < self.num_tasks)
         missing = sorted(set(range(self.num_tasks)) - members)
         if outside:
-            raise UsageError(f"Task ids should lie in [0, {self.num_tasks}). Found {outside[:8]}.")
+            raise UsageError(
+                f"Task ids should lie in [0, {self.num_tasks}), one for each label. Found "
+                f"{outside[:8]}; are these groups of another dataset?"
+            )
         if missing:
             raise UsageError(
                 f"The groups should cover all {self.num_tasks} tasks. Tasks {missing[:8]}"
@@ -130,12 +133,13 @@ class Grouping:
         try:
             value = json.loads(Path(path).read_text(encoding="utf-8"))
             if value["format"] != FORMAT or value["version"] > FORMAT_VERSION:
-                raise KeyError("format")
+                raise ValueError(f"{value['format']}, version {value['version']}")
             return cls.of(value["groups"], int(value["num_tasks"]), str(value.get("method", "")))
         except FileNotFoundError:
             raise
         except (ValueError, KeyError, TypeError, OSError) as error:
+            found = f"a file without {error}" if isinstance(error, KeyError) else str(error)
             raise FileFormatError(
                 f"{path} should be a grouping written by Grouping.save, JSON with `num_tasks` and "
-                f"`groups` that cover every task. Found: {error}"
+                f"`groups` that cover every task. Found: {found}"
             ) from error

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gnn_mtl._core.errors import FileFormatError, ShapeError, UsageError
 from gnn_mtl._core.files import atomic_path
-from gnn_mtl.tasks._affinity import DAMAGED
+from gnn_mtl.tasks._affinity import DAMAGED, found_instead
 
 FORMAT = "gnn-mtl/subset-table"
 FORMAT_VERSION = 1
@@ -228,7 +228,7 @@ class SubsetTable:
                 arrays = {name: archive[name] for name in archive.files}
             header = json.loads(str(arrays.pop("header")))
             if header["format"] != FORMAT or header["version"] > FORMAT_VERSION:
-                raise KeyError("format")
+                raise ValueError(f"{header['format']}, version {header['version']}")
             names = arrays.get("label_names")
             return cls(
                 arrays["masks"], arrays["scores"], header["source"], header["metric"],
@@ -240,7 +240,7 @@ class SubsetTable:
         except DAMAGED as error:
             raise FileFormatError(
                 f"{path} should be a table of subsets written by SubsetTable.save (version <= "
-                f"{FORMAT_VERSION}). Found something else: {error}. Measure it again."
+                f"{FORMAT_VERSION}). Found: {found_instead(error)}. Measure it again."
             ) from error
 
 

@@ -90,6 +90,9 @@ def test_merge(cli, here, train):
     assert said.code == 0, said.err
     assert "seldom merge" not in said.out
     assert cli("report", "apart", "one", "--out", "report.html").code == 0
+    refused = cli("merge", "one")
+    assert refused.code == 3
+    assert "merged already" in refused.err
     refused = cli("merge", "joint")
     assert refused.code == 3
     assert "--scheduler.kind separate" in refused.err

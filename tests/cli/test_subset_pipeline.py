@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 
+from gnn_mtl.datasets import planted, save_npz
 from gnn_mtl.records import read_run
 from gnn_mtl.runs import RunConfig
 from gnn_mtl.runs import _subset_oracle as oracle_module
@@ -109,7 +110,7 @@ def test_separate_models_are_resumed(cli, train, here, monkeypatch):
     assert whole["cost"]["steps"] == part["cost"]["steps"] == 36
 
 
-def test_what_is_refused(cli, train, joint, here):
+def test_what_is_refused(cli, train, joint, here, quick_flags):
     Grouping.of([[0, 1, 2], [3, 4], [5]], 6).save(here / "g.json")
     cases = {
         "needs its groups": ("--scheduler.kind", "separate"),
@@ -127,4 +128,12 @@ def test_what_is_refused(cli, train, joint, here):
             "train", *flags, "--out", "runs/no"
         )  # fmt: skip
         assert (said.code, message in said.err) == (2, True), (message, said.err)
+    other = planted(240, num_tasks=6, num_features=8, prevalence=(0.2, 0.4), seed=2)
+    save_npz(other, here / "other.npz")
+    said = cli(
+        "train", "--dataset", "other.npz", *quick_flags, "--scheduler.kind", "separate",
+        "--groups", "g.json", "--scheduler.init", "base", "--scheduler.base", joint,
+        "--out", "runs/no",
+    )  # fmt: skip
+    assert (said.code, "begin with a run on this dataset" in said.err) == (3, True), said.err
     assert not (here / "runs" / "no").exists()

@@ -183,3 +183,40 @@ def test_help_and_refusals(base, cli, stored, here):
     said = cli("affinity", base, "--method", "gradtag")
     assert said.code == 3
     assert "of one trained model" in said.err
+
+
+def test_what_would_be_for_nothing_is_said_at_once(base, cli, here):
+    gradtag = ("affinity", base, "--method", "gradtag", *QUICK)
+    assert cli(*gradtag, "--table", "t.npz").code == 0
+    for argv, words in [
+        ((*gradtag, "--trained", "t.npz", "--table", "u.npz"), "holds predictions (one_step)"),
+        ((*gradtag, "--negatives", "3"), "--mode pairs"),
+        (("affinity", base, "--method", "trained", "--normalize", "relative"), "--baseline"),
+        (("affinity", "t.npz", "--method", "surrogate", "--num-subsets", "9"), "--kernel"),
+        (("affinity", "t.npz", "--method", "pairwise"), "--subset-size 2"),
+    ]:
+        said = cli(*argv, "--out", "no.npz")
+        assert said.code == 2, argv
+        assert words in said.err, argv
+    assert not list(here.glob("no.*"))
+
+
+def test_no_command_is_proposed_that_cannot_work(base, cli, here):
+    assert cli("affinity", base, "--method", "gradtag", *QUICK, "--table", "t.npz").code == 0
+    said = cli("affinity", "t.npz", "--method", "higher_order", "--min-count", "100")
+    assert said.code == 0
+    assert "gnn-mtl group" not in said.out
+    assert "nothing is known to group by" in said.out
+    table = SubsetTable.load("t.npz")
+    SubsetTable(table.masks, np.where(table.masks, 1.0, np.nan), "trained").save("flat.npz")
+    said = cli("affinity", "flat.npz", "--method", "surrogate")
+    assert said.code == 0
+    assert "do not vary" in said.out
+    assert "nan" not in said.out
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        said = cli(
+            "affinity", base, "--method", "gradtag", *QUICK, "--num-subsets", "2", "--out", "f.npz"
+        )
+    assert said.code == 0
+    assert "nan" not in said.out

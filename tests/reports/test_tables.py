@@ -184,6 +184,18 @@ def test_configurations_of_one_name_are_told_apart(tmp_path, write_run):
     assert labels == ["coloring (tau=0.1)", "coloring (tau=0.25)"]
 
 
+def test_what_tells_configurations_apart_is_said_and_no_more(tmp_path, write_run):
+    heads = ({"kind": "linear"}, {"kind": "adapters", "groups": [[0, 1], [2]], "overlap": "refuse"})
+    for head in heads:
+        write_run(tmp_path / head["kind"], name="joint", kind="joint", seed=0, affinities=False,
+                  config_changes={"head": head})  # fmt: skip
+    study = studies(load(tmp_path))[0]
+    labels = {method.label for method in study.methods}
+    assert labels == {"joint (head=linear)", "joint (head=adapters)"}
+    assert study.joint.label == "joint (head=linear)"  # adapters are compared with it
+    assert [method.is_candidate for method in study.methods] == [False, True]
+
+
 def test_what_cannot_be_reported(tmp_path, write_run):
     write_run(tmp_path / "open" / "a", name="joint", kind="joint", seed=0, done=False)
     with pytest.raises(RecordError, match="Found 1 unfinished"):

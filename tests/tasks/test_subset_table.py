@@ -182,14 +182,20 @@ def rewritten(path, **header):
 
 
 @pytest.mark.parametrize(
-    "header", [{"version": 2}, {"format": "gnn-mtl/affinity"}, {"split": "test"}]
+    ("header", "found"),
+    [
+        ({"version": 2}, "Found: gnn-mtl/subset-table, version 2. Measure"),
+        ({"format": "gnn-mtl/affinity"}, "Found: gnn-mtl/affinity, version 1. Measure"),
+        ({"split": "test"}, "Found the test split. Measure"),
+    ],
 )
-def test_other_versions_formats_and_splits_are_refused(table, tmp_path, header):
+def test_other_versions_formats_and_splits_are_refused(table, tmp_path, header, found):
     path = tmp_path / "table.npz"
     table.save(path)
     rewritten(path, **header)
-    with pytest.raises(FileFormatError, match="table of subsets"):
+    with pytest.raises(FileFormatError, match="table of subsets") as refused:
         SubsetTable.load(path)
+    assert found in str(refused.value)
 
 
 def test_pickles_and_other_files_are_refused(tmp_path):
@@ -200,6 +206,9 @@ def test_pickles_and_other_files_are_refused(tmp_path):
         SubsetTable.load(path)
     Affinity(np.eye(2), "m").save(path)
     with pytest.raises(FileFormatError):
+        SubsetTable.load(path)
+    path.write_text("hello", encoding="utf-8")
+    with pytest.raises(FileFormatError, match="no archive of plain arrays"):
         SubsetTable.load(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("hello.txt", "hello")
