@@ -50,6 +50,8 @@ class Method:
     def is_trivial(self) -> bool:
         """Whether it regrouped, and always into one group: joint training under another name."""
         refreshes = [refresh for run in self.runs for refresh in run.refreshes]
+        if self.kind == "adapters":  # its steps are joint, its groups are in the model
+            return False
         return bool(refreshes) and all(len(refresh.groups) == 1 for refresh in refreshes)
 
     @property

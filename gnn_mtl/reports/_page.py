@@ -286,7 +286,11 @@ class _Page:
 
     def _shown(self, finding: Verdict) -> tuple[Method, RunRecord, Refresh] | None:
         """The run whose groups are drawn: of the judged method, or else of the most divided one."""
-        candidates = [method for method in self.study.methods if method.is_candidate]
+        candidates = [  # the records of adapters say how they were trained: all labels in one group
+            method
+            for method in self.study.methods
+            if method.is_candidate and method.kind != "adapters"
+        ]
         ordered = sorted(candidates, key=_typical_groups, reverse=True)
         if finding.method is not None and _typical_groups(finding.method) >= 2:
             ordered.insert(0, finding.method)

@@ -78,6 +78,13 @@ class RunConfig:
     train: Train = field(default_factory=Train)
     """Budget, optimizer, model choice."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.head, Adapters) and isinstance(self.scheduler, Single | Separate):
+            raise UsageError(
+                "Adapters hold all groups in one model. Found them in models of some of the tasks "
+                f"({self.scheduler.kind}); choose another --head.kind or --scheduler.kind."
+            )
+
     @property
     def method(self) -> str:
         """Name of the method in tables."""

@@ -26,7 +26,7 @@ from gnn_mtl._core.files import sha256
 from gnn_mtl._core.progress import Progress
 from gnn_mtl._core.threads import one_thread
 from gnn_mtl.datasets import TaskGraph, load_dataset
-from gnn_mtl.nn import LabelModel
+from gnn_mtl.nn import Adapters, LabelModel
 from gnn_mtl.runs._build import build_model, load_base, with_inputs
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.runs._subset_journal import Row, SubsetJournal
@@ -91,6 +91,13 @@ class SubsetOracle:
             raise UsageError(f"`metric` should be one of {SUBSET_METRICS}. Found {self.metric!r}.")
         if self.heads not in ("copied", "fresh"):
             raise UsageError(f"`heads` should be copied or fresh. Found {self.heads!r}.")
+        if not 0 < self.train_share <= 1:
+            raise UsageError(f"`train_share` should lie in (0, 1]. Found {self.train_share}.")
+        if isinstance(self.config.head, Adapters):
+            raise UsageError(
+                "Adapters hold all groups in one model, so models of subsets cannot have them. "
+                "Found them; take a configuration with other heads, e.g. a joint run's."
+            )
         if self.base is not None and self.config.features.labels:
             raise UsageError(
                 "Fine-tuning on a subset needs inputs that do not depend on the subset. Found "
@@ -187,6 +194,7 @@ class SubsetOracle:
         train = plain["train"]
         weights = None
         if self.base is not None:
+            load_base(self.base, self.config, with_inputs(graph, self.config))  # says what is wrong
             weights = sha256(Path(self.base) / "checkpoints" / "best.safetensors")
         return {
             "data": graph.fingerprint(),

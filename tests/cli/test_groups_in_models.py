@@ -90,6 +90,10 @@ def test_merge(cli, here, train):
     assert said.code == 0, said.err
     assert "seldom merge" not in said.out
     assert cli("report", "apart", "one", "--out", "report.html").code == 0
+    adapted = train("--head.kind", "adapters", "--head.file", "groups.json", "--out", "adapted")
+    assert adapted.code == 0, adapted.err
+    assert cli("report", "joint", "adapted", "--out", "adapted.html").code == 0
+    assert "What was grouped" not in (here / "adapted.html").read_text(encoding="utf-8")
     refused = cli("merge", "one")
     assert refused.code == 3
     assert "merged already" in refused.err

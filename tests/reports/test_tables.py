@@ -194,6 +194,7 @@ def test_what_tells_configurations_apart_is_said_and_no_more(tmp_path, write_run
     assert labels == {"joint (head=linear)", "joint (head=adapters)"}
     assert study.joint.label == "joint (head=linear)"  # adapters are compared with it
     assert [method.is_candidate for method in study.methods] == [False, True]
+    assert not study.methods[1].is_trivial
 
 
 def test_what_cannot_be_reported(tmp_path, write_run):

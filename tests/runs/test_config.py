@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnn_mtl._core.errors import ConfigError
+from gnn_mtl._core.errors import ConfigError, UsageError
 from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, Adapters, GATv2, Linear, MLPHead
 from gnn_mtl.runs import KINDS, Features, RunConfig, kind_class
 from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Separate, Single, Static
@@ -230,3 +230,9 @@ def test_any_value_anywhere_is_taken_or_refused_by_name(config, data, value):
         refusal = "configuration: "
         assert RunConfig.from_dict(taken.to_dict()) == taken
     assert refusal.startswith("configuration: ")
+
+
+@pytest.mark.parametrize("scheduler", [Single(), Separate(groups=((0,), (1,)))])
+def test_models_of_some_tasks_have_no_adapters(scheduler):
+    with pytest.raises(UsageError, match=r"Adapters .* --head\.kind"):
+        RunConfig(scheduler=scheduler, head=Adapters(groups=((0,), (1,))))

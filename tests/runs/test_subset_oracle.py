@@ -24,7 +24,7 @@ from gnn_mtl._core.errors import (
 )
 from gnn_mtl._core.threads import one_thread
 from gnn_mtl.datasets import TaskGraph
-from gnn_mtl.nn import exact_logits
+from gnn_mtl.nn import Adapters, exact_logits
 from gnn_mtl.runs import SubsetOracle, build_model, load_trained, train_table
 from gnn_mtl.runs._build import with_inputs
 from gnn_mtl.tasks import SubsetTable
@@ -373,9 +373,12 @@ def test_fine_tuned_subsets_begin_with_the_base(quick, graph, straight):
 def test_bad_oracles_and_masks(quick, graph):
     for options in (
         {"seeds": ()}, {"seeds": (1, 1)}, {"workers": 0}, {"metric": "rank"}, {"heads": "none"},
+        {"train_share": 0.0}, {"train_share": 1.5},
     ):  # fmt: skip
         with pytest.raises(UsageError):
             SubsetOracle(config=quick(), graph=graph, **options)
+    with pytest.raises(UsageError, match="Adapters"):
+        SubsetOracle(config=dataclasses.replace(quick(), head=Adapters(groups=((0,), (1,)))))
     inputs = dataclasses.replace(quick().features, labels=True)
     with pytest.raises(UsageError, match="labels as inputs"):
         SubsetOracle(config=quick(features=inputs), graph=graph, base="runs/joint")
