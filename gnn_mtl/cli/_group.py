@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+import numpy as np
 import tyro
 
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.cli._parse import parse, take_value
-from gnn_mtl.grouping import COLORINGS, METHODS, group_tasks
-from gnn_mtl.tasks import Affinity
+from gnn_mtl.grouping import COLORINGS, METHODS, bootstrap_affinities, group_tasks, stability
+from gnn_mtl.tasks import Affinity, Grouping
 
 NOT_FLAGS = ("affinity", "previous", "adjacency")
 LEARNED = ("dmtg", "data_maps")
@@ -44,17 +45,31 @@ def run(argv: Sequence[str]) -> int:
         f"are those of {method}. Learned in a training of their own: {', '.join(LEARNED)}.",
     )  # fmt: skip
     given = dataclasses.asdict(options)
-    path, out = given.pop("affinity"), given.pop("out")
+    path, out, bootstraps = (given.pop(name) for name in ("affinity", "out", "bootstraps"))
     affinity = Affinity.load(path)
     if "tau" in given:  # a conflict graph has no directions
         affinity = affinity.symmetrized()
-    groups = group_tasks(affinity, method=method, **given)
+
+    def form(one: Affinity) -> Grouping:
+        return group_tasks(one, method=method, **given)
+
+    groups = form(affinity)
+    held = stability(bootstrap_affinities(affinity, bootstraps), form) if bootstraps else None
     groups.save(out, label_names=affinity.label_names)
     names = affinity.label_names or tuple(map(str, range(affinity.num_tasks)))
     for number, group in enumerate(groups.groups):
         print(f"group {number} ({len(group)}): {', '.join(names[t] for t in group)}")
     dataset = affinity.details.get("source") or "NAME|PATH"
     print(f"by: {groups.method}")
+    pairs = ~np.eye(affinity.num_tasks, dtype=np.bool_)
+    if unknown := int((pairs & ~affinity.known).sum()):
+        taken = ", taken as no conflict" if "tau" in given else ""
+        print(f"unknown: {unknown} of {int(pairs.sum())} ordered pairs{taken}")
+    if held is not None:
+        print(
+            f"stability: adjusted Rand index {held.mean_ari:.2f} among groups of {bootstraps} "
+            "bootstraps of the standard errors (1: they hold, 0: noise)"
+        )
     print(f"groups: {out}\nnext:   gnn-mtl train --groups {out} --dataset {dataset}")
     return 0
 
@@ -115,6 +130,8 @@ def _options_class(known: dict[str, tuple[Any, Any, str]]) -> type:
             fields.append((name, described(kind, text)))
         else:
             fields.append((name, described(kind, text), dataclasses.field(default=default)))
+    draws = "Also group so many draws of the affinity's standard errors; print how far they agree."
+    fields.append(("bootstraps", described(int, draws), 0))
     fields.append(("out", described(Path, "File to write."), Path("groups.json")))
     return dataclasses.make_dataclass("Options", fields, frozen=True, kw_only=True)
 

@@ -1,6 +1,7 @@
 """``gnn-mtl group`` by the clusterings: what it prints of bounds, numbers and controls."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 
@@ -48,3 +49,33 @@ def test_random_groups_of_the_sizes_found(cli, here):
     assert cli("group", "A.npz", "--method", "random", "--like", "absent.json").code == 3
     assert cli("group", "A.npz", "--method", "exact").code == 2
     assert cli("group", "A.npz", "--method", "sdp", "--num-groups", 25).code == 2
+
+
+def test_bootstraps_say_whether_groups_hold(cli, here):
+    affinity, _ = _planted(here / "A.npz")
+    flags = ("--method", "greedy", "--num-groups", 4, "--bootstraps", 4)
+    assert cli("group", "A.npz", *flags).code == 2  # no standard errors
+    for error, least, most in ((0.05, 0.99, 1.0), (50.0, -0.2, 0.2)):
+        noisy = replace(affinity, stderr=np.full((24, 24), error))
+        noisy.save(here / "B.npz")
+        said = cli("group", "B.npz", *flags)
+        assert said.code == 0, said.err
+        ari = float(re.search(r"adjusted Rand index (\S+) among", said.out)[1])
+        assert least <= ari <= most
+    assert (
+        cli("group", "B.npz", "--method", "greedy", "--num-groups", 4, "--bootstraps", 1).code == 2
+    )
+
+
+def test_unknown_pairs_are_counted(cli, here):
+    affinity, _ = _planted(here / "A.npz")
+    values = affinity.values.copy()
+    values[0, 1:4] = values[1:4, 0] = np.nan
+    Affinity(values, "holes").save(here / "B.npz")
+    assert (
+        "unknown: 6 of 552 ordered pairs\n"
+        in cli("group", "B.npz", "--method", "greedy", "--num-groups", 4).out
+    )
+    said = cli("group", "B.npz", "--tau", 0.2)
+    assert "unknown: 6 of 552 ordered pairs, taken as no conflict\n" in said.out
+    assert "unknown" not in cli("group", "A.npz", "--tau", 0.2).out
