@@ -174,12 +174,18 @@ def _method(label: str, runs: list[RunRecord]) -> Method:
     kind = runs[0].kind
     if kind == "joint" and flatten(runs[0].config).get("head.kind") == "adapters":
         kind = "adapters"  # groups inside the model: not what groups are compared with
+    if flatten(runs[0].config).get("scheduler.control"):
+        kind = "random"
     return Method(label, kind, tuple(runs), tasks, runs[0].num_tasks)
 
 
 def _fingerprint(config: dict[str, Any]) -> str:
     """The configuration without what may differ between the seeds of one method."""
     flat = {key: value for key, value in flatten(config).items() if key not in PER_SEED}
+    if flat.get("scheduler.base"):  # as a sweep names its folders: METHOD-seedN
+        flat["scheduler.base"] = flat["scheduler.base"].removesuffix(f"-seed{config.get('seed')}")
+    if flat.get("scheduler.control"):  # every seed draws its own
+        del flat["scheduler.groups"]
     return json.dumps(flat, sort_keys=True)
 
 

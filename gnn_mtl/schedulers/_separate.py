@@ -38,6 +38,9 @@ class Separate:
     heads: Literal["copied", "fresh"] = "copied"
     """With `init` base: take over its heads of the group's tasks, or begin with fresh ones."""
 
+    control: bool = False
+    """The groups are random, of the sizes of other groups: reports hold those against them."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", tuple(tuple(group) for group in self.groups))
         if (self.file is None) == (not self.groups):

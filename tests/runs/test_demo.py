@@ -9,15 +9,17 @@ from gnn_mtl._core.errors import UsageError
 from gnn_mtl.affinity import subset_affinity
 from gnn_mtl.nn import SAGE
 from gnn_mtl.records import read_run
+from gnn_mtl.reports import studies
 from gnn_mtl.runs import _demo, run_demo
 from gnn_mtl.runs._demo import recorded_affinities, several_colors, stratified_labels
 from gnn_mtl.tasks import Affinity, Grouping, SubsetTable
 
 METHODS = (
-    "joint", "coloring_default", "coloring_multi", "random", "gradtag", "gradtag_random",
-    "spectral_lr", "single",
+    "joint", "coloring_default", "coloring_multi", "random", "joint_half", "gradtag",
+    "gradtag_random", "spectral_lr", "single",
 )  # fmt: skip
 GROUPED = ("gradtag", "gradtag_random")
+SHORTER = ("joint_half", *GROUPED)
 SEEDS = (0, 1)
 
 pytestmark = pytest.mark.filterwarnings("ignore::gnn_mtl._core.errors.EmptyConflictGraphWarning")
@@ -74,7 +76,7 @@ def test_equal_terms(demo, graph):
     _, made, _ = demo
     by_method = {m: [r for r in made.records if r.method == m] for m in METHODS}
     assert made.steps == 10
-    networks = [m for m in METHODS if m not in (*GROUPED, "spectral_lr", "single")]
+    networks = [m for m in METHODS if m not in (*SHORTER, "spectral_lr", "single")]
     for method in networks:
         for record in by_method[method]:
             assert record.summary.cost["steps"] == made.steps
@@ -114,7 +116,7 @@ def test_models_of_groups_share_the_budget(demo):
         assert ours.summary.cost["steps"] == control.summary.cost["steps"]
         assert ours.config["train"] == control.config["train"]
         for run in (ours, control):
-            assert run.config["scheduler"]["base"] == str(out / "runs" / f"joint-seed{seed}")
+            assert run.config["scheduler"]["base"] == str(out / "runs" / f"joint_half-seed{seed}")
 
 
 def test_the_second_tau_gives_several_colours(demo, monkeypatch):
@@ -187,3 +189,13 @@ def test_a_folder_with_other_runs_is_left_alone(tmp_path):
     with pytest.raises(UsageError, match="precious"):
         run_demo(tmp_path, say=print)
     assert precious.is_dir()
+
+
+def test_the_report_takes_every_method_as_one(demo):
+    _, made, _ = demo
+    (study,) = studies(made.records)
+    assert {method.label for method in study.methods} == set(METHODS)
+    assert all(len(method.runs) == len(SEEDS) for method in study.methods)
+    assert study.joint.label == "joint"
+    assert study.find("gradtag_random").kind == "random"
+    assert study.find("gradtag").is_candidate
