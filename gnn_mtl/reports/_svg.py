@@ -17,7 +17,7 @@ from gnn_mtl._core.optional import require
 
 INK, MUTED, LINE, SURFACE = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", SURFACE: "--surface"}
-METHOD_COLORS = 8
+METHOD_COLORS = 10
 
 # Twelve group colours of middle lightness (after Paul Tol's colour-blind safe schemes), readable on
 # light and dark; numbers stand beside them wherever they are used.
