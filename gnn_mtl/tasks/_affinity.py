@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn_mtl._core.errors import FileFormatError, ShapeError, UsageError
-from gnn_mtl._core.files import atomic_path
+from gnn_mtl._core.errors import ShapeError
+from gnn_mtl.tasks._archive import checked_ids, checked_names, loaded_archive, save_archive
 
 FORMAT = "gnn-mtl/affinity"
 FORMAT_VERSION = 1
-
-DAMAGED = (
-    AttributeError, EOFError, IndexError, KeyError, MemoryError, OSError, OverflowError,
-    RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-"""What reading a damaged or foreign archive raises, according to where the damage is."""
-
-
-def found_instead(error: BaseException) -> str:
-    """What was found in place of one of our files, in words and without a full stop."""
-    if isinstance(error, KeyError):  # says the name only
-        return f"a file without {error}"
-    if "pickle" in str(error):  # what numpy makes of any other file
-        return "a file that is no archive of plain arrays"
-    return str(error).rstrip(".")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +72,7 @@ class Affinity:
             extra.setflags(write=False)
             object.__setattr__(self, name, extra)
         if self.label_names is not None:
-            names = tuple(str(name) for name in self.label_names)
-            if len(names) != len(values):
-                raise ShapeError(
-                    f"`label_names` should hold {len(values)} names. Found {len(names)}."
-                )
+            names = checked_names(self.label_names, len(values))
             object.__setattr__(self, "label_names", names)
 
     @property
@@ -145,12 +122,7 @@ class Affinity:
         Raises:
             UsageError: If they are not.
         """
-        ids = [int(task) for task in tasks]
-        inside = all(0 <= task < self.num_tasks for task in ids)
-        if not ids or not inside or len(set(ids)) < len(ids):
-            raise UsageError(
-                f"`tasks` should be distinct ids in [0, {self.num_tasks}). Found {ids[:8]}."
-            )
+        ids = checked_ids(tasks, self.num_tasks)
         cells = np.ix_(ids, ids)
         names = self.label_names
         return Affinity(
@@ -167,18 +139,8 @@ class Affinity:
             "symmetric": self.symmetric, "orientation": "values[giver, recipient]",
             "details": self.details,
         }  # fmt: skip
-        arrays: dict[str, NDArray[np.generic]] = {
-            "header": np.array(json.dumps(header)),
-            "values": self.values,
-        }
-        if self.counts is not None:
-            arrays["counts"] = self.counts
-        if self.stderr is not None:
-            arrays["stderr"] = self.stderr
-        if self.label_names is not None:
-            arrays["label_names"] = np.array(self.label_names, dtype=np.str_)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        arrays = {"values": self.values, "counts": self.counts, "stderr": self.stderr}
+        save_archive(path, header, arrays, self.label_names)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Affinity:
@@ -187,23 +149,11 @@ class Affinity:
         Raises:
             FileFormatError: If the file is not an affinity file of a known version.
         """
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            header = json.loads(str(arrays.pop("header")))
-            if header["format"] != FORMAT or header["version"] > FORMAT_VERSION:
-                raise ValueError(f"{header['format']}, version {header['version']}")
-            names = arrays.get("label_names")
+        expected = "an affinity file written by Affinity.save"
+        with loaded_archive(path, FORMAT, FORMAT_VERSION, expected, "Estimate it again.") as found:
+            header, arrays = found
             return cls(
                 arrays["values"], header["method"], header["unit"], header["symmetric"],
-                arrays.get("counts"), arrays.get("stderr"),
-                None if names is None else tuple(names.tolist()), header["details"],
+                arrays.get("counts"), arrays.get("stderr"), arrays.get("label_names"),
+                header["details"],
             )  # fmt: skip
-        except FileNotFoundError:
-            raise
-        except DAMAGED as error:
-            raise FileFormatError(
-                f"{path} should be an affinity file written by Affinity.save (version <= "
-                f"{FORMAT_VERSION}). Found: {found_instead(error)}. "
-                "Estimate it again."
-            ) from error

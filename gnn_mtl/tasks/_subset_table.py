@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn_mtl._core.errors import FileFormatError, ShapeError, UsageError
-from gnn_mtl._core.files import atomic_path
-from gnn_mtl.tasks._affinity import DAMAGED, found_instead
+from gnn_mtl._core.errors import ShapeError, UsageError
+from gnn_mtl.tasks._archive import checked_ids, checked_names, loaded_archive, save_archive
 
 FORMAT = "gnn-mtl/subset-table"
 FORMAT_VERSION = 1
@@ -85,11 +83,7 @@ class SubsetTable:
             if extra is not None:
                 object.__setattr__(self, name, _frozen(_checked(name, extra, shape)))
         if self.label_names is not None:
-            names = tuple(str(name) for name in self.label_names)
-            if len(names) != masks.shape[1]:
-                raise ShapeError(
-                    f"`label_names` should hold {masks.shape[1]} names. Found {len(names)}."
-                )
+            names = checked_names(self.label_names, masks.shape[1])
             object.__setattr__(self, "label_names", names)
 
     @property
@@ -140,12 +134,7 @@ class SubsetTable:
         Raises:
             UsageError: If they are not, or no subset lies among them.
         """
-        ids = [int(task) for task in tasks]
-        inside = all(0 <= task < self.num_tasks for task in ids)
-        if not ids or not inside or len(set(ids)) < len(ids):
-            raise UsageError(
-                f"`tasks` should be distinct ids in [0, {self.num_tasks}). Found {ids[:8]}."
-            )
+        ids = checked_ids(tasks, self.num_tasks)
         kept = self.masks[:, ids].sum(axis=1) == self.masks.sum(axis=1)
         if not kept.any():
             raise UsageError(
@@ -205,16 +194,11 @@ class SubsetTable:
             "metric": self.metric, "split": self.split, "seed": int(self.seed),
             "details": self.details,
         }  # fmt: skip
-        arrays: dict[str, NDArray[np.generic]] = {
-            "header": np.array(json.dumps(header)), "masks": self.masks, "scores": self.scores,
+        arrays = {
+            "masks": self.masks, "scores": self.scores, "stderr": self.stderr,
+            "baseline": self.baseline,
         }  # fmt: skip
-        for name in ("stderr", "baseline"):
-            if getattr(self, name) is not None:
-                arrays[name] = getattr(self, name)
-        if self.label_names is not None:
-            arrays["label_names"] = np.array(self.label_names, dtype=np.str_)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        save_archive(path, header, arrays, self.label_names)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SubsetTable:
@@ -223,25 +207,14 @@ class SubsetTable:
         Raises:
             FileFormatError: If the file is not a table of subsets of a known version.
         """
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            header = json.loads(str(arrays.pop("header")))
-            if header["format"] != FORMAT or header["version"] > FORMAT_VERSION:
-                raise ValueError(f"{header['format']}, version {header['version']}")
-            names = arrays.get("label_names")
+        expected = "a table of subsets written by SubsetTable.save"
+        with loaded_archive(path, FORMAT, FORMAT_VERSION, expected, "Measure it again.") as found:
+            header, arrays = found
             return cls(
                 arrays["masks"], arrays["scores"], header["source"], header["metric"],
                 header["split"], header["seed"], arrays.get("stderr"), arrays.get("baseline"),
-                None if names is None else tuple(names.tolist()), header["details"],
+                arrays.get("label_names"), header["details"],
             )  # fmt: skip
-        except FileNotFoundError:
-            raise
-        except DAMAGED as error:
-            raise FileFormatError(
-                f"{path} should be a table of subsets written by SubsetTable.save (version <= "
-                f"{FORMAT_VERSION}). Found: {found_instead(error)}. Measure it again."
-            ) from error
 
 
 def _checked(name: str, values: object, shape: tuple[int, ...]) -> NDArray[np.float64]:
