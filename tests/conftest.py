@@ -1,10 +1,15 @@
-"""What all rooms share: one thread, fixed seeds, deterministic kernels, and tiny graphs."""
+"""What all rooms share: one thread, fixed seeds, tiny graphs, budgets and command lines."""
+
+import functools
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from gnn_mtl.datasets import TaskGraph
+from gnn_mtl.datasets import TaskGraph, planted, save_npz
 from gnn_mtl.graph import CSCGraph
 
 torch.set_num_threads(1)
@@ -86,3 +91,78 @@ def make_graph():
 def tiny(make_graph):
     """60 nodes, 5 tasks, 6 features."""
     return make_graph()
+
+
+@pytest.fixture(scope="session")
+def observed():
+    """Return a function from rows to the object that schedules and averages take."""
+
+    def make(rows, tasks=None, valid=None):
+        rows = torch.as_tensor(rows)
+        return SimpleNamespace(
+            tasks=tuple(range(len(rows))) if tasks is None else tuple(tasks),
+            jacobian=rows,
+            valid=torch.ones(len(rows), dtype=torch.bool) if valid is None else valid,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def budget():
+    """Return a function from changes to a ``Train`` of 3 epochs of 4 steps."""
+
+    from gnn_mtl.training import Train
+
+    def make(**changes):
+        options = {
+            "epochs": 3, "batch_size": 10, "num_neighbors": (3, 2), "eval_every": 1,
+            "patience": None, "warmup_steps": 2, "num_workers": 0, "device": "cpu",
+            "probe_batch_size": 20, "log_every": 1,
+        }  # fmt: skip
+        return Train(**(options | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _versions_once():
+    """Every manifest lists the installed versions; look each up once, a quarter of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata, "version", functools.cache(metadata.version))
+        yield
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(capsys):
+    """Return a function that runs a command line and gives back its exit code and what it said."""
+
+    from gnn_mtl.cli import main
+
+    def run(*argv):
+        try:
+            code = main([str(argument) for argument in argv])
+        except SystemExit as stop:  # tyro's way out of --help and of usage errors
+            code = stop.code
+        said = capsys.readouterr()
+        return SimpleNamespace(code=code, out=said.out, err=said.err, folder=Path.cwd())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory):
+    """240 nodes, 6 tasks in 2 opposed groups, as a file."""
+    path = tmp_path_factory.mktemp("data") / "opposed.npz"
+    graph = planted(
+        240, num_tasks=6, num_groups=2, num_features=8, conflict=1.0, prevalence=(0.2, 0.4), seed=1
+    )
+    save_npz(graph, path)
+    return path

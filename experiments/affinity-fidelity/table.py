@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gnn_mtl.reports import between_marks as between_marks
+from gnn_mtl.reports import print_or_write
+
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 CHECKPOINTS = ("init", "epoch 1", "best")
 TRAINED = CHECKPOINTS[1:]
 Row = dict[str, Any]
@@ -25,8 +27,8 @@ def read(part: str) -> dict[str, Any]:
 
 def tables() -> str:
     """Return all tables as Markdown."""
-    parts = ["", *refresh_tables(), *which_table(), *real_tables(), *truth_table(), *sources(), ""]
-    return "\n".join(parts)
+    parts = [*refresh_tables(), *which_table(), *real_tables(), *truth_table(), *sources()]
+    return "\n".join(parts).strip("\n")
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -195,23 +197,13 @@ def sources() -> list[str]:
     return [*lines, *markdown(["record", "command", "commit (working tree on)", "seeds"], rows)]
 
 
-def between_marks(text: str) -> str:
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
+def main(argv: list[str]) -> int:
+    if "--write" in argv:
+        from frontier import frontier
 
-
-def main() -> None:
-    text = tables()
-    if "--write" not in sys.argv[1:]:
-        print(text)
-        return
-    readme = HERE / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    head, tail = old[: old.index(BEGIN) + len(BEGIN)], old[old.index(END) :]
-    readme.write_text(head + text + tail, encoding="utf-8")
-    from frontier import frontier
-
-    (HERE / "frontier.svg").write_text(frontier(read("refresh")["rows"]), encoding="utf-8")
+        (HERE / "frontier.svg").write_text(frontier(read("refresh")["rows"]), encoding="utf-8")
+    return print_or_write(tables(), HERE / "README.md", argv)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(sys.argv[1:]))

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from gnn_mtl.reports import between_marks as between_marks
+from gnn_mtl.reports import print_or_write
+
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 COLUMNS = {
     "ap": "AP", "auroc": "AUROC", "f1": "F1 at .5", "f1_true_k_micro": "micro-F1 true k",
     "f1_true_k_all": "macro-F1 true k",
@@ -124,22 +126,9 @@ def decimal(value: float) -> str:
     return f"{value:.3f}".removeprefix("0")
 
 
-def between_marks(text: str) -> str:
-    """Return what stands between the marks of a README."""
-    return text.partition(BEGIN)[2].partition(END)[0].strip("\n")
-
-
 def main(argv: list[str]) -> int:
     targets = json.loads((HERE / "expected.json").read_text())["targets"]
-    made = tables(read_records(), targets)
-    if "--write" not in argv:
-        print(made)
-        return 0
-    readme = HERE / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
-    return 0
+    return print_or_write(tables(read_records(), targets), HERE / "README.md", argv)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from gnn_mtl.reports import between_marks as between_marks
+from gnn_mtl.reports import print_or_write
+
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 CELLS = ("amazon100-v3", "dblp20-v2")
 METHODS = (
     "joint", "joint_long", "single", "random", "higher_order", "gradtag_sdp", "coloring",
@@ -145,21 +147,8 @@ def number(value: float | None) -> str:
     return sign + f"{abs(value):.3f}".removeprefix("0")
 
 
-def between_marks(text: str) -> str:
-    """Return what stands between the marks of a README."""
-    return text.partition(BEGIN)[2].partition(END)[0].strip("\n")
-
-
 def main(argv: list[str]) -> int:
-    made = tables(read_records())
-    if "--write" not in argv:
-        print(made)
-        return 0
-    readme = HERE / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
-    return 0
+    return print_or_write(tables(read_records()), HERE / "README.md", argv)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from gnn_mtl.reports import between_marks as between_marks
+from gnn_mtl.reports import print_or_write
+
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 PARTS = ("planted", "recovery", "debian-tags")
 UNITS = (
     "joint", "adapters", "branches", "whole_branches", "separate", "fork_merge", "cross_learning",
@@ -203,22 +205,9 @@ def line(*values: object) -> str:
     return "| " + " | ".join(map(str, values)) + " |"
 
 
-def between_marks(text: str) -> str:
-    """Return what stands between the marks of a README."""
-    return text.partition(BEGIN)[2].partition(END)[0].strip("\n")
-
-
 def main(argv: list[str]) -> int:
     expected = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
-    made = tables(read_records(), expected)
-    if "--write" not in argv:
-        print(made)
-        return 0
-    readme = HERE / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
-    return 0
+    return print_or_write(tables(read_records(), expected), HERE / "README.md", argv)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import fisher_exact
 
+from gnn_mtl.reports import between_marks as between_marks
+from gnn_mtl.reports import print_or_write
+
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 ESTIMATORS = ("plain", "two halves", "eight blocks")
 STATES = ("init", "half epoch", "1 epoch", "best")
 MEASURED = ("plain", "eight blocks", "noise alone")
@@ -262,22 +264,13 @@ def decimal(value: float, digits: int = 3) -> str:
     return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
 
 
-def between_marks(text: str) -> str:
-    """Return what stands between the marks of a README."""
-    return text.partition(BEGIN)[2].partition(END)[0].strip("\n")
-
-
 def main(argv: list[str]) -> int:
     expected = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
-    made = tables(read_record("simulation"), read_record("network"), expected)
-    if "--write" not in argv:
-        print(made)
-        return 0
-    readme = HERE / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
-    return 0
+    return print_or_write(
+        tables(read_record("simulation"), read_record("network"), expected),
+        HERE / "README.md",
+        argv,
+    )
 
 
 if __name__ == "__main__":

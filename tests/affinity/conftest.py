@@ -10,21 +10,6 @@ from gnn_mtl.graph import NeighborLoader
 from gnn_mtl.nn import SAGE, LabelModel, Linear
 
 
-@pytest.fixture
-def observed():
-    """Return a function from rows to the object that ``update`` takes."""
-
-    def make(rows, tasks=None, valid=None):
-        rows = torch.as_tensor(rows)
-        return SimpleNamespace(
-            tasks=tuple(range(len(rows))) if tasks is None else tuple(tasks),
-            jacobian=rows,
-            valid=torch.ones(len(rows), dtype=torch.bool) if valid is None else valid,
-        )
-
-    return make
-
-
 @pytest.fixture(scope="session")
 def make_model():
     """Return a function that builds a float64 model with dropout and a batch norm that acts."""

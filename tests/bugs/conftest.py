@@ -2,18 +2,13 @@
 
 import ast
 import functools
-from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from gnn_mtl.cli import main
-from gnn_mtl.datasets import planted, save_npz
 from gnn_mtl.graph import NeighborLoader
 from gnn_mtl.nn import SAGE, LabelModel, Linear
-from gnn_mtl.training import Train
 
 TESTS = Path(__file__).parents[1]
 
@@ -50,68 +45,15 @@ def batch(tiny):
 
 
 @pytest.fixture(scope="session")
-def observed():
-    """Return a function from rows to the object that schedules take."""
-
-    def make(rows, tasks=None, valid=None):
-        rows = torch.as_tensor(rows, dtype=torch.float32)
-        return SimpleNamespace(
-            tasks=tuple(range(len(rows))) if tasks is None else tuple(tasks),
-            jacobian=rows,
-            valid=torch.ones(len(rows), dtype=torch.bool) if valid is None else valid,
-        )
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def budget():
-    """Return a function from changes to a ``Train`` of 3 epochs of 4 steps."""
-
-    def make(**changes):
-        options = {
-            "epochs": 3, "batch_size": 10, "num_neighbors": (3, 2), "eval_every": 1,
-            "patience": None, "warmup_steps": 0, "num_workers": 0, "device": "cpu",
-            "probe_batch_size": 20, "log_every": 1,
-        }  # fmt: skip
-        return Train(**(options | changes))
-
-    return make
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _versions_once():
-    """Every manifest lists the installed versions; look each up once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metadata, "version", functools.cache(metadata.version))
-        yield
+def budget(budget):
+    """The same without a warm-up of the learning rate."""
+    return functools.partial(budget, warmup_steps=0)
 
 
 @pytest.fixture
-def cli(capsys, tmp_path, monkeypatch):
-    """Return a function that runs a command line in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        try:
-            code = main([str(argument) for argument in argv])
-        except SystemExit as stop:  # tyro's way out of usage errors
-            code = stop.code
-        said = capsys.readouterr()
-        return SimpleNamespace(code=code, out=said.out, err=said.err, folder=tmp_path)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def stored(tmp_path_factory):
-    """240 nodes, 6 tasks in 2 opposed groups, as a file."""
-    path = tmp_path_factory.mktemp("bugs") / "opposed.npz"
-    graph = planted(
-        240, num_tasks=6, num_groups=2, num_features=8, conflict=1.0, prevalence=(0.2, 0.4), seed=1
-    )
-    save_npz(graph, path)
-    return path
+def cli(cli, here):
+    """The same, in an empty folder."""
+    return cli
 
 
 FLAGS = {

@@ -1,10 +1,8 @@
 """A small graph with conflicting labels, small budgets, and what makes two runs equal."""
 
-import functools
 import json
 import os
 import signal
-from importlib import metadata
 
 import numpy as np
 import pytest
@@ -17,14 +15,6 @@ from gnn_mtl.runs import Features, RunConfig, train
 from gnn_mtl.training import Train
 
 CLOCKS = ("seconds", "refresh_seconds", "eval_seconds", "peak_rss_mb", "inference_ms_per_1k_nodes")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _versions_once():
-    """Every manifest lists the installed versions; look each up once, a quarter of a tiny run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metadata, "version", functools.cache(metadata.version))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,8 @@
 """Gradients as the gradients room hands them over, and small training loops without a trainer."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-
-
-@pytest.fixture(scope="session")
-def observed():
-    """Return a function from rows to the object that ``observe`` takes."""
-
-    def make(rows, tasks=None, valid=None):
-        rows = torch.as_tensor(rows, dtype=torch.float32)
-        return SimpleNamespace(
-            tasks=tuple(range(len(rows))) if tasks is None else tuple(tasks),
-            jacobian=rows,
-            valid=torch.ones(len(rows), dtype=torch.bool) if valid is None else valid,
-        )
-
-    return make
 
 
 @pytest.fixture(scope="session")

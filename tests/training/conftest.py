@@ -7,7 +7,6 @@ import torch
 
 from gnn_mtl.nn import SAGE, LabelModel, Linear
 from gnn_mtl.schedulers import ColoringScheduler, JointScheduler, RandomGroupsScheduler
-from gnn_mtl.training import Train
 
 
 @pytest.fixture(scope="session")
@@ -18,21 +17,6 @@ def new_model():
         torch.manual_seed(seed)
         encoder = SAGE(hidden_channels=8, norm=norm, dropout=dropout).build(in_channels)
         return LabelModel(encoder, (head or Linear()).build(8, num_tasks))
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def budget():
-    """Return a function from changes to a ``Train`` of 3 epochs of 4 steps."""
-
-    def make(**changes):
-        options = {
-            "epochs": 3, "batch_size": 10, "num_neighbors": (3, 2), "eval_every": 1,
-            "patience": None, "warmup_steps": 2, "num_workers": 0, "device": "cpu",
-            "probe_batch_size": 20, "log_every": 1,
-        }  # fmt: skip
-        return Train(**(options | changes))
 
     return make
 
