@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
+from rich.table import Table
 
 from gnn_mtl.benchmarks import BENCHES
 from gnn_mtl.cli._parse import out_console, parse
@@ -33,15 +34,29 @@ def run(argv: Sequence[str]) -> int:
     options = parse(Options, argv, "bench", "Measure this machine.")
     result = BENCHES[options.name](quick=options.quick)
     if not options.json:
-        from rich.table import Table
-
-        columns = sorted({key for row in result["rows"] for key in row})
-        table = Table(*columns, title=f"bench {options.name}")
-        for row in result["rows"]:
-            table.add_row(*(_text(row.get(key)) for key in columns))
-        out_console().print(table)
+        console = out_console()
+        for table in _tables(options.name, result["rows"]):
+            console.print(table)
     print(json.dumps(result))
     return 0
+
+
+def _tables(name: str, rows: Sequence[Mapping[str, object]]) -> list[Table]:
+    """One table for the rows that measure the same; what they all share goes into its title."""
+    kinds: dict[frozenset[str], list[Mapping[str, object]]] = {}
+    for row in rows:
+        kinds.setdefault(frozenset(k for k, v in row.items() if v is not None), []).append(row)
+    tables = []
+    for keys, same in kinds.items():
+        columns = [key for key in same[0] if key in keys]
+        shared = [k for k in columns if len(same) > 1 and len({str(row[k]) for row in same}) == 1]
+        said = ", ".join(f"{key} {_text(same[0][key])}" for key in shared)
+        shown = [key for key in columns if key not in shared] or columns
+        table = Table(*shown, title=f"bench {name}" + (f": {said}" if said else ""))
+        for row in same:
+            table.add_row(*(_text(row[key]) for key in shown))
+        tables.append(table)
+    return tables
 
 
 def _text(value: object) -> str:
