@@ -100,6 +100,7 @@ def run(argv: Sequence[str]) -> int:
             f"--nodes and --epochs should be at least 1. Found {options.nodes}, {options.epochs}."
         )
     if options.fidelity:
+        _refuse_one_way(options)
         measure_fidelity(options.run or _trained_base(options), options.out, options.nodes)
         return 0
     graph, dataset, affinity = _measured(options)
@@ -170,6 +171,16 @@ def _method_options(options: Options, config: RunConfig, model: LabelModel) -> d
         share = 0.01 if options.lr is None else options.lr
         return {"rule": relative_rule(share, model.shared_parameters())}
     return {"lr": config.train.lr if options.lr is None else options.lr}
+
+
+def _refuse_one_way(options: Options) -> None:
+    """Refuse flags that say how one matrix is measured: --fidelity measures every way."""
+    for name in ("method", "debias", "step", "lr"):
+        if getattr(options, name) != getattr(Options, name):
+            raise UsageError(
+                f"--fidelity measures every way of its own. Found --{name} beside it; leave one "
+                "of the two out."
+            )
 
 
 def summary(affinity: Affinity) -> str:

@@ -34,7 +34,7 @@ from gnn_mtl.cli._subset_options import (
 from gnn_mtl.datasets import TaskGraph, load_dataset
 from gnn_mtl.graph import LabelInputs, NeighborLoader
 from gnn_mtl.nn import LabelModel
-from gnn_mtl.runs import RunConfig, SubsetOracle, load_trained
+from gnn_mtl.runs import MACHINE_SETTINGS, RunConfig, SubsetOracle, load_trained
 from gnn_mtl.tasks import Affinity, SubsetTable
 from gnn_mtl.training import Train, positive_weights, training_loader
 
@@ -89,7 +89,7 @@ def _gradtag(options: GradTagOptions) -> tuple[SubsetTable, str, bool]:
     if found is not None:
         return found, dataset, True
     trained = None if options.trained is None else SubsetTable.load(options.trained)
-    if trained is not None and trained.source in PREDICTED:
+    if trained is not None and not set(PREDICTED).isdisjoint(trained.source.split("+")):
         raise UsageError(
             f"--trained should be a table of subsets really trained. {options.trained} holds "
             f"predictions ({trained.source}); write one with --method trained."
@@ -99,10 +99,12 @@ def _gradtag(options: GradTagOptions) -> tuple[SubsetTable, str, bool]:
         raise UsageError("Base models should be of one dataset. Found several.")
     config, graph, first = loaded[0]
     train, valid = _loaders(graph, first, config, options)
-    retrain = SubsetOracle(
-        config=config, seeds=(config.seed,), metric=options.metric,
-        journal=_table_path(options).with_suffix(".journal"),
-    )  # fmt: skip
+    retrain = None
+    if options.retrain:
+        retrain = SubsetOracle(
+            config=config, seeds=(config.seed,), metric=options.metric,
+            journal=_table_path(options).with_suffix(".journal"),
+        )  # fmt: skip
     table = gradtag_table(
         [model for *_, model in loaded], train, valid, _masks(graph.num_tasks, options),
         dim=options.dim, lam=options.lam, mode=options.mode, weighting=options.weighting,
@@ -110,8 +112,7 @@ def _gradtag(options: GradTagOptions) -> tuple[SubsetTable, str, bool]:
         negatives=options.negatives, pos_weight=positive_weights(graph, config.train),
         trained=trained,
         audits=options.audits, tolerance=options.tolerance, seed=options.seed,
-        retrain=retrain if options.retrain else None,
-        label_names=graph.label_names,
+        retrain=retrain, label_names=graph.label_names,
     )  # fmt: skip
     details = {
         **table.details, "runs": [str(folder) for folder in folders], "dataset": dataset,
@@ -145,7 +146,7 @@ def _trained(options: TrainedOptions) -> tuple[SubsetTable, str, bool]:
     )  # fmt: skip
     settings = {
         **{k: v for k, v in asdict(options).items() if k not in (*ELSEWHERE, "workers")},
-        "config": config.to_dict(),
+        "config": _decisive(config),
     }
     found = _reusable(path, settings)
     if found is not None:
@@ -157,6 +158,14 @@ def _trained(options: TrainedOptions) -> tuple[SubsetTable, str, bool]:
     table = replace(table, details=details, label_names=graph.label_names)
     table.save(path)
     return table, config.dataset, False
+
+
+def _decisive(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration decides the scores of trained subsets, wherever they are trained."""
+    plain = config.to_dict()
+    train = {key: value for key, value in plain["train"].items() if key not in MACHINE_SETTINGS}
+    kept = {name: plain[name] for name in ("dataset", "encoder", "head", "features")}
+    return kept | {"train": train}
 
 
 def _weights(folder: Path) -> str:

@@ -173,6 +173,7 @@ def _depth_first(values, shift, tops, rest, best_labels, best, wanted, max_nodes
     used = np.zeros(number + 1, dtype=np.int64)  # groups open before each task
     inside = np.zeros(number)
     size = np.zeros(number, dtype=np.int64)
+    most_inside = np.zeros((number, number + 1))  # of each open group, by how many more join
     nodes = 0
     depth = 0
     tolerance = 1e-11 * (np.abs(values).max() * number)
@@ -208,15 +209,15 @@ def _depth_first(values, shift, tops, rest, best_labels, best, wanted, max_nodes
         left = number - placed
         if wanted > 0:
             left -= wanted - used[placed]
+        most_inside[: used[placed], 1 : left + 1] = inside[: used[placed], None]
+        for task in range(placed):
+            for more in range(1, left + 1):
+                most_inside[labels[task], more] += tops[placed, task, more]
         bound = rest[placed]
         for each in range(used[placed]):
             most = worth(inside[each], float(size[each]), shift)
             for more in range(1, left + 1):
-                total = inside[each]
-                for task in range(placed):
-                    if labels[task] == each:
-                        total += tops[placed, task, more]
-                most = max(most, total / (size[each] + more - shift))
+                most = max(most, most_inside[each, more] / (size[each] + more - shift))
             bound += most
         if bound <= best + tolerance:
             continue

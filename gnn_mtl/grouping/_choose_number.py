@@ -86,13 +86,18 @@ def penalty_sweep(
 def number_by_penalty(points: Sequence[PenaltyPoint]) -> int:
     """Return the number of groups that holds over the longest stretch of a sweep.
 
-    Of stretches equally long the one with more groups counts; the ends of the sweep bound the
-    stretches there. With a validation score at hand :func:`number_by_score` is better: density
-    alone cannot tell structure from noise.
+    Of stretches equally long the one with more groups counts; the first begins at the lowest price
+    of the sweep and the last ends at the highest. With a validation score at hand
+    :func:`number_by_score` is better: density alone cannot tell structure from noise.
 
     Args:
         points: From :func:`penalty_sweep`.
+
+    Raises:
+        UsageError: If ``points`` is empty.
     """
+    if len(points) == 0:
+        raise UsageError("`points` should be those of a sweep, at least one. Found none.")
     prices = np.array([point.penalty for point in points])
     edges = np.concatenate([prices[:1], (prices[1:] + prices[:-1]) / 2, prices[-1:]])
     lengths: dict[int, float] = {}
@@ -107,8 +112,8 @@ def number_by_eigengap(eigenvalues: NDArray[np.floating], max_groups: int | None
     """Return k where the fall from the k-th to the (k+1)-th largest eigenvalue is largest.
 
     Args:
-        eigenvalues: Of a (normalised) affinity, in any order.
-        max_groups: Largest k; default half the tasks.
+        eigenvalues: Of a (normalised) affinity, ``[n]``, in any order.
+        max_groups: Largest k; default n / 2.
 
     Example:
         >>> number_by_eigengap(np.array([1.0, 0.95, 0.9, 0.2, 0.1]), 4)

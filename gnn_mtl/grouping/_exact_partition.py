@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import repeat
+
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.grouping import _density
@@ -68,15 +72,13 @@ def exact_partition(goal: Objective, num_groups: int | None = None) -> Groups:
         )
     values = _subset_values(goal.values, goal.weights, goal.shift)
     if num_groups is None:
-        chosen = _best_any(values, number)[None]
+        layers: Iterator[NDArray[np.int64]] = repeat(_best_any(values, number))
     else:
-        chosen = _best_of(values, number, check_num_groups(num_groups, number))
+        layers = iter(_best_of(values, number, check_num_groups(num_groups, number))[::-1])
     groups: Groups = []
     rest = (1 << number) - 1
-    for layer in range(number) if num_groups is None else range(num_groups - 1, -1, -1):
-        if rest == 0:
-            break
-        part = int(chosen[0 if num_groups is None else layer, rest])
+    while rest:
+        part = int(next(layers)[rest])
         groups.append(tuple(task for task in range(number) if part >> task & 1))
         rest ^= part
     return sorted(groups)
@@ -105,24 +107,29 @@ def _subset_values(values, weights, shift):  # type: ignore[no-untyped-def]  # n
 
 
 @numba.njit(cache=True, nogil=True)
+def _best_part(values, before, subset):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The part with the lowest task worth most together with the rest, and their worth."""
+    low = subset & -subset
+    others = subset ^ low
+    most, chosen = -np.inf, 0
+    more = others
+    while True:
+        part = more | low
+        value = values[part] + before[subset ^ part]
+        if value > most:
+            most, chosen = value, part
+        if more == 0:
+            return chosen, most
+        more = (more - 1) & others
+
+
+@numba.njit(cache=True, nogil=True)
 def _best_any(values, number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """First part of the best partition of every subset into any number of groups."""
     best = np.zeros(1 << number)
     chosen = np.zeros(1 << number, dtype=np.int64)
     for subset in range(1, 1 << number):
-        low = subset & -subset
-        others = subset ^ low
-        best[subset] = -np.inf
-        more = others
-        while True:
-            part = more | low
-            value = values[part] + best[subset ^ part]
-            if value > best[subset]:
-                best[subset] = value
-                chosen[subset] = part
-            if more == 0:
-                break
-            more = (more - 1) & others
+        chosen[subset], best[subset] = _best_part(values, best, subset)
     return chosen
 
 
@@ -138,16 +145,5 @@ def _best_of(values, number, num_groups):  # type: ignore[no-untyped-def]  # noq
         before = best
         best = np.full(1 << number, -np.inf)
         for subset in range(1, 1 << number):
-            low = subset & -subset
-            others = subset ^ low
-            more = others
-            while True:
-                part = more | low
-                value = values[part] + before[subset ^ part]
-                if value > best[subset]:
-                    best[subset] = value
-                    chosen[layer, subset] = part
-                if more == 0:
-                    break
-                more = (more - 1) & others
+            chosen[layer, subset], best[subset] = _best_part(values, before, subset)
     return chosen

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl.grouping._k_means import k_means, squared_distances
+from gnn_mtl.grouping._pair_values import check_num_groups
 from gnn_mtl.tasks import Grouping
 
 
@@ -68,8 +69,7 @@ def fuzzy_k_means(
             "`points` should be a finite matrix [T, d] with T, d >= 1. Found shape "
             f"{vectors.shape}{' with NaN or infinities' if vectors.ndim == 2 else ''}."
         )
-    if not 1 <= num_groups <= len(vectors):
-        raise UsageError(f"`num_groups` should lie in [1, {len(vectors)}]. Found {num_groups}.")
+    check_num_groups(num_groups, len(vectors))
     if not 1 < fuzziness < np.inf or restarts < 1 or max_rounds < 1:
         raise UsageError(
             "`fuzziness` should exceed 1, and `restarts` and `max_rounds` be at least 1. "

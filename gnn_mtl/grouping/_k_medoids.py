@@ -40,9 +40,8 @@ def k_medoids_groups(
         roots = np.linalg.eigvalsh(to_complement(pairs.values))
         num_groups = min(1 + number_by_eigengap(roots), affinity.num_tasks)
     check_num_groups(num_groups, affinity.num_tasks)
-    distances = pairs.values.max() - pairs.values
-    if affinity.num_tasks > 1:
-        distances = pairs.values[~np.eye(len(distances), dtype=np.bool_)].max() - pairs.values
+    apart = ~np.eye(affinity.num_tasks, dtype=np.bool_)
+    distances = pairs.values.max(where=apart, initial=-np.inf) - pairs.values
     np.fill_diagonal(distances, 0.0)
     medoids = _swapped(distances, _built(distances, num_groups), max_swaps)
     nearest = distances[:, medoids].argmin(axis=1)

@@ -45,11 +45,19 @@ class Certificate:
         Args:
             num_groups: Number of groups k.
             penalty: Price of a group; instead of ``num_groups``.
+
+        Raises:
+            UsageError: Unless exactly one of the two is given, and k is at least 1.
         """
+        if (num_groups is None) == (penalty is None) or (num_groups is not None and num_groups < 1):
+            raise UsageError(
+                "A bound is of either `num_groups`, at least 1, or `penalty`. "
+                f"Found {num_groups} and {penalty}."
+            )
         if num_groups is not None:
             top = self.spectrum[: round(num_groups) - 1]
             return self.base + float(top.sum()) + self.slack * (len(top) + 1)
-        assert penalty is not None  # noqa: S101 - one of the two
+        assert penalty is not None  # noqa: S101 - one of the two was given
         above = np.maximum(self.spectrum - penalty + self.slack, 0.0)
         return self.base - penalty + float(above.sum()) + self.slack
 

@@ -46,10 +46,7 @@ def spectral_groups(
         UsageError: If an option is out of range, or a weight would be negative.
     """
     pairs = pair_values(affinity)
-    weights = _weights(pairs.values, transform, temperature)
-    np.fill_diagonal(weights, 0.0)
-    scale = _inverse_root(weights.sum(axis=1))
-    roots, vectors = np.linalg.eigh(scale[:, None] * weights * scale)
+    roots, vectors = _eigen(_weights(pairs.values, transform, temperature))
     number = _number(num_groups, roots, affinity.num_tasks)
     labels = _cluster(vectors[:, -number:], number, restarts, seed)
     said = f"spectral(num_groups={number}, transform={transform}, imputed={pairs.num_imputed})"
@@ -87,10 +84,8 @@ def extended_spectral_groups(
     values, imputed = directed_values(affinity)
     number = affinity.num_tasks
     helps = _weights(values, transform, temperature).T  # rows are targets
-    np.fill_diagonal(helps, 0.0)
     block = np.block([[(helps + helps.T) / 2, helps], [helps.T, np.zeros_like(helps)]])
-    scale = _inverse_root(block.sum(axis=1))
-    roots, vectors = np.linalg.eigh(scale[:, None] * block * scale)
+    roots, vectors = _eigen(block)
     wanted = _number(num_groups, roots, number)
     clusters = min(wanted + 1, 2 * number)
     labels = _cluster(vectors[:, -clusters:], clusters, restarts, seed)
@@ -132,7 +127,6 @@ def cocluster_groups(
     values, imputed = directed_values(affinity)
     number = affinity.num_tasks
     helps = _weights(values, transform, temperature).T
-    np.fill_diagonal(helps, 0.0)
     rows, columns = _inverse_root(helps.sum(axis=1)), _inverse_root(helps.sum(axis=0))
     left, roots, right = np.linalg.svd(rows[:, None] * helps * columns)
     wanted = _number(num_groups, roots, number)
@@ -149,7 +143,15 @@ def cocluster_groups(
 def _weights(
     values: NDArray[np.float64], transform: str, temperature: float | None
 ) -> NDArray[np.float64]:
-    """Weights that are not negative; the diagonal is not meant to be read."""
+    """Weights that are not negative, with a zero diagonal."""
+    weights = _transformed(values, transform, temperature)
+    np.fill_diagonal(weights, 0.0)
+    return weights
+
+
+def _transformed(
+    values: NDArray[np.float64], transform: str, temperature: float | None
+) -> NDArray[np.float64]:
     pairs = values[~np.eye(len(values), dtype=np.bool_)]
     if temperature is not None and not 0 < temperature < np.inf:
         raise UsageError(f"`temperature` should be positive. Found {temperature}.")
@@ -159,7 +161,8 @@ def _weights(
         scale = float(pairs.std()) if temperature is None else temperature
         if not scale > 1e-12 * float(np.abs(pairs).max()):
             return np.ones_like(values)
-        return np.exp((values - pairs.max()) / scale)  # a common factor cancels
+        # A common factor cancels; the diagonal, not read, may exceed all pairs.
+        return np.exp(np.minimum(values - pairs.max(), 0.0) / scale)
     if transform == "shift":
         return values - pairs.min() if pairs.max() > pairs.min() else np.ones_like(values)
     if transform != "none":
@@ -170,6 +173,13 @@ def _weights(
             "or shift."
         )
     return values.copy()
+
+
+def _eigen(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Eigenvalues, rising, and eigenvectors of symmetric weights normalised by their degrees."""
+    scale = _inverse_root(weights.sum(axis=1))
+    roots, vectors = np.linalg.eigh(scale[:, None] * weights * scale)
+    return roots, vectors
 
 
 def _inverse_root(degree: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,6 +18,8 @@ from gnn_mtl.tasks import Affinity, Grouping
 def adjusted_rand(grouping: Grouping, other: Grouping, /) -> float:
     """Return the adjusted Rand index of two partitions: 1 = the same, 0 = as by chance.
 
+    Hubert & Arabie 1985.
+
     Raises:
         UsageError: If one is not a partition, or they are of different tasks.
     """

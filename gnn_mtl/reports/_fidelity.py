@@ -36,8 +36,7 @@ def build_fidelity(
     best = frontier(rows)
     page = render_page(
         "fidelity.html", name=name, study=study, rows=rows, command=command,
-        on_frontier=[id(row) for row in best], ids=[id(row) for row in rows],
-        headline=_headline(best), figure=frontier_figure(rows, "frontier"),
+        best=best, headline=_headline(best), figure=frontier_figure(rows, "frontier"),
     )  # fmt: skip
     write_text(Path(out), page)
     return Path(out)

@@ -185,7 +185,8 @@ def _fingerprint(config: dict[str, Any]) -> str:
     if flat.get("scheduler.base"):  # as a sweep names its folders: METHOD-seedN
         flat["scheduler.base"] = flat["scheduler.base"].removesuffix(f"-seed{config.get('seed')}")
     if flat.get("scheduler.control"):  # every seed draws its own
-        del flat["scheduler.groups"]
+        flat.pop("scheduler.groups", None)
+        flat.pop("scheduler.file", None)
     return json.dumps(flat, sort_keys=True)
 
 

@@ -17,11 +17,12 @@ from gnn_mtl.runs._merge import Merge, merge_run
 from gnn_mtl.runs._shallow import train_shallow
 from gnn_mtl.runs._subset_oracle import SubsetOracle, train_table
 from gnn_mtl.runs._sweep import Sweep, run_one, run_sweep
-from gnn_mtl.runs._train import default_folder, train
+from gnn_mtl.runs._train import MACHINE_SETTINGS, default_folder, train
 
 __all__ = [
     "KINDS",
     "LEARNED",
+    "MACHINE_SETTINGS",
     "DataMapGroups",
     "Demo",
     "Features",

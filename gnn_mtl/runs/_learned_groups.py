@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,10 +32,10 @@ class DataMapGroups:
     """Of the fuzzy k-means; towards 1 it is k-means."""
 
     def __post_init__(self) -> None:
-        if self.num_groups < 1 or self.nodes < 1 or not self.fuzziness > 1:
+        if self.num_groups < 1 or self.nodes < 1 or not 1 < self.fuzziness < math.inf:
             raise UsageError(
-                "`num_groups` and `nodes` should be at least 1 and `fuzziness` above 1. Found "
-                f"{self.num_groups}, {self.nodes} and {self.fuzziness}."
+                "`num_groups` and `nodes` should be at least 1, and `fuzziness` finite and above "
+                f"1. Found {self.num_groups}, {self.nodes} and {self.fuzziness}."
             )
 
 

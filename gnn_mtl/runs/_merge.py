@@ -18,10 +18,9 @@ from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.runs._summary import (
     METRICS,
     PER_LABEL,
-    inference_cost,
     num_parameters,
     score_test,
-    timed_logits,
+    timed_validation,
 )
 from gnn_mtl.runs._train import describe_dataset, refuse_other_data
 from gnn_mtl.schedulers import Separate
@@ -42,7 +41,8 @@ class Merge:
     """How the models of the groups become one."""
 
     method: MergeMethod = "average"
-    """average: the mean of the trunks; ties: the large changes on whose sign they agree (TIES);
+    """average: the mean of the trunks; ties: the large changes on whose sign they agree (TIES,
+    arXiv 2306.01708);
     low_rank: the mean of the changes, each cut to a rank."""
     density: float = 0.2
     """ties: share of the entries of each model's change that is kept."""
@@ -64,7 +64,8 @@ def merge_run(
 ) -> RunRecord:
     """Merge the models of a separate run, score the result and write it as a run of its own.
 
-    Each task keeps the head of the model that serves it; trunks are merged. Nothing is trained.
+    Each task keeps the head of the model that serves it; trunks are merged, by their mean, by TIES
+    (Yadav et al., arXiv 2306.01708) or at low rank. Nothing is trained.
     What the models have in common to merge from is the run they were fine-tuned from, or their
     initial weights, which are equal for one seed. Merging helps where they did not part far:
     fine-tuned models. The new run keeps the configuration and the training cost of the old one;
@@ -77,7 +78,8 @@ def merge_run(
         graph: The dataset, if it is loaded already.
 
     Raises:
-        RecordError: If the folder holds no finished separate run, or of another dataset.
+        RecordError: If the folder holds no finished separate run, or of another dataset, or ``out``
+            holds a run already.
         UsageError: If the options are out of range or the models cannot be merged.
     """
     options, folder, out = options or Merge(), Path(folder), Path(out)
@@ -102,8 +104,6 @@ def merge_run(
     model = _merged(folder, config, plan, graph, options)
     device = next(model.parameters()).device
     valid = evaluate_split(model, graph, "valid", device=device, top_k=labels_per_node(graph))
-    nodes = graph.split_idx["valid"]
-    spent = inference_cost(timed_logits(model, graph, nodes)[1], 1, len(nodes))
     test = score_test(model, graph)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     name = f"{config.method}-merged-{options.method}"
@@ -115,7 +115,7 @@ def merge_run(
             **{metric: test.per_label[metric].tolist() for metric in PER_LABEL},
             "positives_test": test.positives.tolist(),
         },
-        "cost": summary["cost"] | spent,
+        "cost": summary["cost"] | timed_validation(model, graph),
         "num_parameters": num_parameters(model),
         "merged": {"run": str(folder), "models": len(plan.grouping(graph.num_tasks)),
                    **options.__dict__},

@@ -28,6 +28,7 @@ from gnn_mtl.runs._summary import (
     run_summary,
     score_test,
     timed_logits,
+    timed_validation,
 )
 from gnn_mtl.schedulers import Joint, Separate
 from gnn_mtl.tasks import Grouping
@@ -273,9 +274,7 @@ def _train_part(
         num_parameters(model),
     )
     if test:
-        nodes = one.split_idx["valid"]
-        seconds = timed_logits(model, one, nodes)[1]
-        part.inference_ms = inference_cost(seconds, 1, len(nodes))["inference_ms_per_1k_nodes"]
+        part.inference_ms = timed_validation(model, one)["inference_ms_per_1k_nodes"]
         scores = score_test(model, one)
         part.test = {name: scores.macro[name] for name in PER_LABEL}
     write_json(result, part.__dict__)

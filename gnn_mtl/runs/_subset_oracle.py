@@ -30,12 +30,12 @@ from gnn_mtl.nn import Adapters, LabelModel
 from gnn_mtl.runs._build import build_model, load_base, with_inputs
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.runs._subset_journal import Row, SubsetJournal
+from gnn_mtl.runs._train import MACHINE_SETTINGS
 from gnn_mtl.tasks import SubsetTable
 from gnn_mtl.training import SUBSET_METRICS, SubsetMetric, task_model, train_subset
 from gnn_mtl.training._signals import StopSignal
 
 POLL_S = 0.5
-MACHINE = ("device", "num_workers", "log_every", "checkpoint_seconds")
 NOT_READ = ("monitor", "probe", "probe_batch_size", "stream_every", "group_moments")
 """Fields of ``Train`` that decide nothing here."""
 
@@ -199,7 +199,7 @@ class SubsetOracle:
         return {
             "data": graph.fingerprint(),
             **{name: plain[name] for name in ("encoder", "head", "features")},
-            "train": {k: v for k, v in train.items() if k not in (*MACHINE, *NOT_READ)},
+            "train": {k: v for k, v in train.items() if k not in {*MACHINE_SETTINGS, *NOT_READ}},
             "monitor": self.metric, "train_share": self.train_share, "base": weights,
             "heads": None if weights is None else self.heads,
         }  # fmt: skip
@@ -226,6 +226,7 @@ class SubsetOracle:
             alone = np.full(graph.num_tasks, np.nan)
             for task in np.flatnonzero(members.any(axis=0)).tolist():
                 rows = [journal.rows[(task,), seed] for seed in self.seeds]
+                used |= {((task,), row["seed"]): row for row in rows}
                 alone[task] = np.mean(
                     np.array([row["scores"][self.metric][0] for row in rows], dtype=np.float64)
                 )
@@ -263,6 +264,14 @@ def train_table(
             the new ones.
         baseline: Also train every task alone.
         **options: The other attributes of :class:`SubsetOracle`.
+
+    Raises:
+        UsageError: If a value is out of range, or ``base`` is of another model.
+        ShapeError: If ``masks`` is not a matrix of the dataset's tasks, or has an empty row.
+        RecordError: If the journal holds trainings of another setting.
+        InterruptedRunError: On SIGINT or SIGTERM; what was trained is in the journal.
+        TrainingStoppedError: If a worker process was killed.
+        StorageError: If ``out`` cannot be written.
     """
     out = Path(out)
     journal = options.pop("journal", None) or out.with_suffix(".journal")

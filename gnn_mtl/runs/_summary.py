@@ -72,6 +72,12 @@ def timed_logits(
     return logits, time.perf_counter() - started
 
 
+def timed_validation(model: LabelModel, graph: TaskGraph) -> dict[str, float]:
+    """Return what an answer by one model costs, timed on the validation nodes."""
+    nodes = graph.split_idx["valid"]
+    return inference_cost(timed_logits(model, graph, nodes)[1], 1, len(nodes))
+
+
 def inference_cost(seconds: float, forwards: int, num_nodes: int) -> dict[str, float]:
     """Return what an answer for all tasks costs: models run, and milliseconds per 1,000 nodes."""
     return {

@@ -22,11 +22,10 @@ from gnn_mtl.runs._several import check_groups, learnable, train_separate, train
 from gnn_mtl.runs._summary import (
     METRICS,
     PER_LABEL,
-    inference_cost,
     num_parameters,
     run_summary,
     score_test,
-    timed_logits,
+    timed_validation,
 )
 from gnn_mtl.schedulers import Separate, Single
 from gnn_mtl.training import Train, checkpoint_values, choose_device, fit, training_loader
@@ -206,8 +205,7 @@ def _train_shared(
         writer=writer,
         resume=resume and (writer.checkpoints / "last.state").exists(),
     )
-    nodes = graph.split_idx["valid"]
-    seconds = timed_logits(model, graph, nodes)[1]
+    spent = timed_validation(model, graph)
     test = score_test(model, graph)
     return run_summary(
         config,
@@ -220,7 +218,7 @@ def _train_shared(
         range(graph.num_tasks),
         done.cost,
         num_parameters(model),
-        inference_cost(seconds, 1, len(nodes)),
+        spent,
     )
 
 

@@ -24,3 +24,18 @@ def test_a_run_is_measured(tmp_path, capsys, monkeypatch):
     assert "<svg" in (tmp_path / "found.html").read_text()
     assert "edge F1" in capsys.readouterr().out
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--method", "full"], "--method"),
+        (["--debias"], "--debias"),
+        (["--step", "relative"], "--step"),
+        (["--lr", "0.1"], "--lr"),
+    ],
+)
+def test_it_measures_every_way(tmp_path, capsys, flags, named):
+    run = tmp_path / "nowhere"
+    assert main(["affinity", str(run), "--fidelity", *flags]) == 2
+    assert f"Found {named} beside it" in capsys.readouterr().err

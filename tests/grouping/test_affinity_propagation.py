@@ -109,6 +109,9 @@ def test_tasks_that_all_harm_each_other_are_not_grouped(num_tasks):
     assert affinity_propagation(Affinity(values, "m")).sizes == (1,) * num_tasks
     assert affinity_propagation(Affinity(abs(values), "m")).sizes == (num_tasks,)
     assert affinity_propagation(Affinity(values, "m"), preference=-0.5).sizes == (num_tasks,)
+
+
+def test_one_task_is_one_group():
     assert affinity_propagation(Affinity(np.ones((1, 1)), "m")).groups == ((0,),)
 
 

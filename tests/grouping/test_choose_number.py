@@ -54,6 +54,11 @@ def test_the_longest_stretch_counts():
     assert number_by_penalty(tie[:1]) == 5
 
 
+def test_a_sweep_has_a_point():
+    with pytest.raises(UsageError, match="at least one"):
+        number_by_penalty([])
+
+
 @pytest.mark.parametrize("penalties", [[], [np.nan]])
 def test_penalties_are_numbers(penalties):
     with pytest.raises(UsageError, match="finite numbers"):

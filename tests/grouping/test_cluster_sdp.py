@@ -131,6 +131,15 @@ def test_the_bound_is_spectral_without_multipliers():
     assert certificate(values, np.zeros((10, 10))).bound(3) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    "given", [{}, {"num_groups": 2, "penalty": 0.5}, {"num_groups": 0}, {"num_groups": -1}]
+)
+def test_a_bound_is_of_a_number_or_a_penalty(given):
+    proof = certificate(np.eye(3), np.zeros((3, 3)))
+    with pytest.raises(UsageError, match="either `num_groups`, at least 1, or `penalty`"):
+        proof.bound(**given)
+
+
 def test_certificate_refuses():
     values = np.ones((3, 3))
     with pytest.raises(UsageError, match="negative"):

@@ -69,6 +69,15 @@ def test_weights_as_they_are():
         spectral_groups(Affinity(values - 0.5, "m", unit="gain"), num_groups=2, transform="none")
 
 
+@pytest.mark.parametrize("method", [spectral_groups, extended_spectral_groups, cocluster_groups])
+@pytest.mark.parametrize("shift", [0.0, -5.0])
+def test_affinities_far_below_zero_are_weighed_like_any(method, shift):
+    """The diagonal, 0 and not read, is thousands of spreads above every pair."""
+    affinity, _ = planted(12, 3, 0.1)
+    moved = Affinity(shift + 1e-3 * affinity.values, "m", unit="gain")
+    assert method(moved, num_groups=3).groups == method(affinity, num_groups=3).groups
+
+
 def test_a_task_without_any_weight():
     values = np.zeros((5, 5))
     values[:2, :2] = values[2:4, 2:4] = 1.0

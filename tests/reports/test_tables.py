@@ -319,6 +319,20 @@ def test_controls_that_follow_the_run_of_their_seed_are_one_method(tmp_path, wri
     assert [(method.label, len(method.runs)) for method in found.methods] == [("dice", 3)]
 
 
+def test_control_groups_of_a_file_a_seed_are_one_method(tmp_path, write_run):
+    """Every seed draws its own, spelt out or read from a file."""
+    for seed in range(3):
+        where = {"file": f"control-{seed}.json", "groups": []}
+        if seed == 0:
+            where = {"file": None, "groups": [[0, 1], [2]]}
+        write_run(
+            tmp_path / f"r{seed}", name="dice", kind="separate", seed=seed, groups=GROUPS,
+            config_changes={"scheduler": {"kind": "separate", "control": True, **where}},
+        )  # fmt: skip
+    (found,) = studies(load(tmp_path))
+    assert [(m.label, m.kind, len(m.runs)) for m in found.methods] == [("dice", "random", 3)]
+
+
 def test_study_paths_are_kept(study):
     paths = {run.path for method in studies(load(study))[0].methods for run in method.runs}
     assert paths == {Path(path) for path in find_runs([study])}

@@ -1,5 +1,7 @@
 """Groups that come out of a training, as a run is configured; adapters as heads of a run."""
 
+import math
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ def test_refusals(quick):
         learned_groups(quick(), DMTG(num_groups=7))
     with pytest.raises(UsageError, match="MLPEncoder"):
         learned_groups(quick(encoder=MLP(hidden_channels=4)), DMTG(num_groups=2))
-    for wrong in ({"num_groups": 0}, {"nodes": 0}, {"fuzziness": 1.0}):
+    for wrong in ({"num_groups": 0}, {"nodes": 0}, {"fuzziness": 1.0}, {"fuzziness": math.inf}):
         with pytest.raises(UsageError, match="fuzziness"):
             DataMapGroups(**wrong)
 

@@ -1,7 +1,6 @@
 """A separate run into one model: heads stay, trunks merge, the folder is a run like any other."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,4 +114,4 @@ def test_refusals(joint, tuned, quick, tmp_path):
     merge_run(tuned, tmp_path / "twice")
     with pytest.raises(RecordError):
         merge_run(tuned, tmp_path / "twice")
-    assert replace(Merge(), method="ties").density == 0.2
+    assert Merge().density == 0.2

@@ -89,11 +89,11 @@ def test_early_stopping_keeps_the_best_epoch(quick, seen, monkeypatch):
     weights, given = [], iter([0.1, 0.5, 0.3, 0.4, 0.9])
     real = module._valid_scores
 
-    def scores(model, graph, wanted):
+    def scores(model, graph, wanted, *more):
         if wanted == ("ap",):
             weights.append(next(model.parameters()).detach().clone())
             return {"ap": np.array([next(given)])}
-        return real(model, graph, wanted)
+        return real(model, graph, wanted, *more)
 
     monkeypatch.setattr(module, "_valid_scores", scores)
     one = seen.select_tasks([2])
@@ -212,7 +212,15 @@ def test_two_processes_give_the_same_numbers(is_given, table, quick, graph):
 def test_a_baseline_of_single_tasks(quick, graph, tmp_path):
     oracle = SubsetOracle(config=quick(), graph=graph, journal=tmp_path / "j.jsonl")
     table = oracle(MASKS[:2], baseline=True)
+    subsets = oracle(MASKS[:2])
     alone = oracle(np.eye(6, dtype=bool)[[0, 1, 2, 5]])
+    for name, of_subsets, of_tasks in (("trainings", 2, 4), ("steps", 24, 48)):
+        assert subsets.details[name] == of_subsets
+        assert alone.details[name] == of_tasks
+        assert table.details[name] == of_subsets + of_tasks
+    for name in ("seconds", "label_gradients"):
+        both = subsets.details[name] + alone.details[name]
+        assert table.details[name] == pytest.approx(both)
     assert np.isnan(table.baseline).tolist() == [False, False, False, True, True, False]
     for row, task in enumerate((0, 1, 2, 5)):
         assert table.baseline[task] == alone.scores[row, task]
