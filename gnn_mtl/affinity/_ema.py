@@ -66,7 +66,8 @@ class GradientEMA:
         4 T P bytes, allocated by the first update on the device of the gradients.
 
     Complexity:
-        An update takes O(S T P) for S rows, for the standard errors; an affinity O(T^2 P).
+        An update takes O(S T P) for S rows, and O(T^2 P) more where no affinity was read since the
+        last one; an affinity O(T^2 P).
     """
 
     def __init__(

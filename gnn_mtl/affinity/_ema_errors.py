@@ -1,7 +1,7 @@
 r"""Standard errors of the cosines of running averages, in T x T numbers.
 
-The infinitesimal jackknife: to first order an observation that deviates by :math:`d_i` from the
-mean :math:`m_i` turns the cosine of i and j by its weight times
+The infinitesimal jackknife (Jaeckel, 1972; Efron, 1982): to first order an observation that
+deviates by :math:`d_i` from the mean :math:`m_i` turns the cosine of i and j by its weight times
 
 .. math:: q_{ij} = \frac{\langle d_i, m_j\rangle}{|m_i||m_j|}
                  - c_{ij} \frac{\langle d_i, m_i\rangle}{|m_i|^2},

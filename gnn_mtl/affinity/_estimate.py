@@ -118,10 +118,11 @@ def valid_batches(loader: NeighborLoader, max_batches: int | None = None) -> Nei
     if max_batches is not None and len(nodes) > max_batches * loader.batch_size:
         drawn = generator(loader.seed, "valid nodes").permutation(nodes)
         nodes = np.sort(drawn[: max_batches * loader.batch_size])
+    replace = loader.sampler is not None and loader.sampler.replace
     return NeighborLoader(
         loader.graph, "valid", num_neighbors=loader.num_neighbors, batch_size=loader.batch_size,
-        seed=loader.seed, input_nodes=nodes, shuffle=False, num_workers=loader.num_workers,
-        prefetch=loader.prefetch, device=loader.device,
+        seed=loader.seed, input_nodes=nodes, shuffle=False, replace=replace,
+        num_workers=loader.num_workers, prefetch=loader.prefetch, device=loader.device,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from gnn_mtl._core.errors import ShapeError, UsageError
+from gnn_mtl.affinity._centred_spearman import centred, centred_spearman
 from gnn_mtl.grouping import color_graph, in_group_conflict, pair_jaccard
 from gnn_mtl.tasks import Affinity, conflict_graph
 
@@ -29,7 +31,8 @@ class Fidelity:
         edge_recall: Share of the exact edges that are found; None without any.
         edge_f1: Their harmonic mean; None where either graph is empty.
         edge_f1_as_many: F1 where the estimate's lowest cosines are taken, as many as there are
-            exact edges: what a rule by quantile draws, blind to a shift of all cosines.
+            exact edges (R-precision): what a rule by quantile draws, blind to a shift of all
+            cosines.
         same_color_jaccard: Jaccard index of the pairs that share a colour in both colourings.
         in_group_conflict: Share of the estimate's same-colour pairs that conflict exactly.
         exact_in_group_conflict: That of one group of all tasks: what colouring starts from.
@@ -139,9 +142,10 @@ class GainFidelity:
     Attributes:
         spearman: Rank correlation over all (group, member) cells.
         row_spearman: The same with each task's mean over its groups taken off both sides: which
-            partners are good for a task, whatever its level. None where nothing is left to rank.
+            partners are good for a task, whatever its level. Tasks of one group are left out; None
+            where nothing is left to rank.
         sign_agreement: Share of cells where predicted and real gains, each against the task's
-            mean, have one sign.
+            mean, have one sign, among those where neither is the mean.
         cells: Number of cells.
         pairs: How many of the groups are pairs.
     """
@@ -191,23 +195,16 @@ def gain_fidelity(
     x, y, ids = np.array(predicted), np.array(real), np.array(members)
     good = np.isfinite(x) & np.isfinite(y)
     x, y, ids = x[good], y[good], ids[good]
-    cx, cy = _centred(x, ids), _centred(y, ids)
+    cx, cy = centred(x, ids), centred(y, ids)
     told = (cx != 0) & (cy != 0)
+    by_task = centred_spearman(x, y, ids)
     return GainFidelity(
         _rank(x, y),
-        _rank(cx[told], cy[told]),
+        None if math.isnan(by_task) else by_task,
         float((np.sign(cx) == np.sign(cy))[told].mean()) if told.any() else None,
         len(x),
         pairs,
     )
-
-
-def _centred(values: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    out = values.copy()
-    for task in np.unique(ids):
-        out[ids == task] -= values[ids == task].mean()
-    out[np.abs(out) < 1e-15] = 0.0
-    return out
 
 
 def _rank(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:

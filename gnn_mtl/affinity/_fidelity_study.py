@@ -122,8 +122,8 @@ def fidelity_study(
     kept = tuple(sorted({min(max(1, n), len(loader)) for n in counts}))
     one = _Study(model, loader, kept, pos_weight)
     with Progress("exact gradients", 2 * len(loader)) as progress:
-        exact, seconds = one.exact(loader.epoch + 1, progress)
-        other, _ = one.exact(loader.epoch + 2, progress)
+        exact, whole, seconds = one.exact(loader.epoch + 1, progress)
+        other, *_ = one.exact(loader.epoch + 2, progress)
     tolerance = edge_tau(exact, edge_share) if tau is None else tau
     rows = []
     for mode, nodes, estimate, meter, spent in one.estimates():
@@ -133,7 +133,7 @@ def fidelity_study(
             mode, nodes, fidelity(estimate, exact, tolerance),
             meter.forwards, meter.backwards, meter.jvps, spent / seconds,
         ))  # fmt: skip
-    return FidelityStudy(tuple(rows), tolerance, one.whole, fidelity(other, exact, tolerance))
+    return FidelityStudy(tuple(rows), tolerance, whole, fidelity(other, exact, tolerance))
 
 
 def _comparable(estimate: Affinity, exact: Affinity) -> bool:
@@ -156,16 +156,16 @@ class _Study:
         pos_weight: Tensor | None,
     ) -> None:
         self.model, self.loader, self.counts, self.pos_weight = model, loader, counts, pos_weight
-        self.whole = sum(int(batch.batch_size) for batch in loader.epoch_batches(loader.epoch))
 
-    def exact(self, epoch: int, progress: Progress) -> tuple[Affinity, float]:
-        """Exact cosines of one epoch and the CPU seconds they took."""
+    def exact(self, epoch: int, progress: Progress) -> tuple[Affinity, int, float]:
+        """Exact cosines of one epoch, the nodes read and the CPU seconds it took."""
         clock = time.process_time()
-        total = torch.zeros(())
+        total, nodes = torch.zeros(()), 0
         for batch in self.loader.epoch_batches(epoch):
             total = total + self._weighted("full", batch, CostMeter())
+            nodes += batch.batch_size
             progress.advance()
-        return gradient_cosine(total), time.process_time() - clock
+        return gradient_cosine(total), nodes, time.process_time() - clock
 
     def estimates(self) -> list[Estimate]:
         """All of them."""
@@ -225,8 +225,10 @@ class _Study:
         number = self.counts[min(1, len(self.counts) - 1)]
         meter, clock = CostMeter(), time.process_time()
         sample = draw_probe_nodes(self.loader.graph, number * size, seed=self.loader.seed)
+        sampler = self.loader.sampler
         options: Mapping[str, Any] = {
             "num_neighbors": self.loader.num_neighbors, "batch_size": size, "num_workers": 0,
+            "replace": sampler is not None and sampler.replace,
             "input_nodes": sample.nodes, "seed": self.loader.seed + 1,
             "device": next(self.model.parameters()).device,
         }  # fmt: skip

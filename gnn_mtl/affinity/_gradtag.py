@@ -19,7 +19,7 @@ from torch import Tensor
 from gnn_mtl._core.cost import CostMeter
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl._core.seeding import derive_seed
-from gnn_mtl.affinity._gradtag_audit import LinearisationAudit, forward_scores, fresh
+from gnn_mtl.affinity._gradtag_audit import METRICS, LinearisationAudit, forward_scores, fresh
 from gnn_mtl.affinity._gradtag_base import GradTagBase, Mode, collect_base
 from gnn_mtl.affinity._gradtag_checks import distrusted, with_labels
 from gnn_mtl.affinity._gradtag_lambda import START, match_lambda, trusted_lambda
@@ -33,7 +33,6 @@ from gnn_mtl.nn import LabelModel
 from gnn_mtl.tasks import Affinity, SubsetTable
 
 Scoring = Literal["linear", "forward"]
-METRICS = ("loss", "ap", "auroc", "f1")
 SOURCES = {"statistics": "one_step", "pairs": "linearised"}
 LAMBDAS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 

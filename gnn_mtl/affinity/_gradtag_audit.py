@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from gnn_mtl._core.errors import UsageError
+from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl._core.progress import Progress
 from gnn_mtl.gradients import (
     OutputFeatures,
@@ -25,6 +25,7 @@ from gnn_mtl.graph import MiniBatch, NeighborLoader
 from gnn_mtl.metrics import evaluate
 from gnn_mtl.nn import LabelModel
 
+METRICS = ("loss", "ap", "auroc", "f1")
 DELTA_BYTES = 256 << 20
 
 
@@ -139,9 +140,17 @@ def forward_scores(
     Returns:
         float64 ``[m, T]``, NaN outside the subset and where the score is undefined.
 
+    Raises:
+        ShapeError: If ``u`` is not ``[d, m]``.
+        UsageError: If there is no batch, or no metric of that name.
+
     Cost: m forwards of all batches, each batch prepared once for as many subsets as fit into
-    memory.
+    memory, with the logits of all of them.
     """
+    if metric not in METRICS:
+        raise UsageError(f"`metric` should be one of {METRICS}. Found {metric!r}.")
+    if u.dim() != 2 or u.shape[1] != len(masks):
+        raise ShapeError(f"`u` should be [d, m = {len(masks)}]. Found {tuple(u.shape)}.")
     scores = np.full(masks.shape, np.nan)
     size = sum(p.numel() for p in chosen_parameters(model, parameters).values())
     many = max(1, DELTA_BYTES // (4 * size))
@@ -205,20 +214,22 @@ def _outputs(
     batches: Iterable[MiniBatch],
     moved: list[dict[str, Tensor]],
     masks: NDArray[np.bool_],
-) -> list[tuple[Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Logits, targets and mask of every subset's members over all batches, each ``[n, size]``."""
-    parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in moved]
+    members = [np.flatnonzero(row).tolist() for row in masks]
+    logits: list[list[Tensor]] = [[] for _ in moved]
+    ys, seen = [], []
     with frozen(model), torch.no_grad():
         for batch in batches:
-            for row, state in enumerate(moved):
-                tasks = np.flatnonzero(masks[row]).tolist()
-                logits = functional_call(model, state, (batch, tasks))
-                parts[row].append(
-                    (logits.cpu(), batch.y[:, tasks].cpu(), batch.observed[:, tasks].cpu())
-                )
-    if not parts[0]:
+            ys.append(batch.y.cpu())
+            seen.append(batch.observed.cpu())
+            for parts, state, tasks in zip(logits, moved, members, strict=True):
+                parts.append(functional_call(model, state, (batch, tasks)).cpu())
+    if not ys:
         raise UsageError("`batches` should hold at least one batch. Found none.")
-    return [tuple(torch.cat(c) for c in zip(*part, strict=True)) for part in parts]  # type: ignore[misc]
+    y, observed = torch.cat(ys), torch.cat(seen)
+    for parts, tasks in zip(logits, members, strict=True):
+        yield torch.cat(parts), y[:, tasks], observed[:, tasks]
 
 
 def _score(logits: Tensor, y: Tensor, observed: Tensor, metric: str) -> NDArray[np.float64]:

@@ -60,10 +60,12 @@ def distrusted(
         )
         return replace(table, scores=scores, stderr=stderr, details=details)
     real = retrain(table.masks[rows])
-    if real.masks.shape != (len(rows), table.num_tasks) or real.metric != table.metric:
+    scored = (real.metric, real.split) == (table.metric, table.split)
+    if not scored or not np.array_equal(real.masks, table.masks[rows]):
         raise UsageError(
-            f"`retrain` should return the scores of {len(rows)} subsets of {table.num_tasks} tasks "
-            f"by {table.metric}. Found {real.masks.shape} by {real.metric}."
+            f"`retrain` should return the scores of the {len(rows)} subsets asked for, in their "
+            f"order, by {table.metric} on {table.split} nodes. Found {real.num_subsets} by "
+            f"{real.metric} on {real.split} nodes."
         )
     scores[rows] = real.scores
     if stderr is not None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from gnn_mtl._core.errors import UsageError
+from gnn_mtl.affinity._centred_spearman import centred_spearman
 from gnn_mtl.affinity._gradtag_base import GradTagBase
 from gnn_mtl.tasks import SubsetTable
 
@@ -28,15 +28,7 @@ def rank_agreement(predicted: SubsetTable, real: SubsetTable) -> float:
     if not np.array_equal(predicted.masks, real.masks):
         raise UsageError("Two tables to compare should be of the same subsets. Found others.")
     known = predicted.known & real.known
-    cells = known & (known.sum(axis=0) > 1)
-    sides = []
-    for table in (predicted, real):
-        scores = np.where(known, table.scores, 0.0)
-        mean = scores.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        sides.append((scores - mean)[cells])
-    if cells.sum() < 3 or any(np.ptp(side) <= 1e-12 * np.abs(side).max() for side in sides):
-        return math.nan
-    return float(spearmanr(*sides).statistic)
+    return centred_spearman(predicted.scores[known], real.scores[known], np.nonzero(known)[1])
 
 
 def match_lambda(
@@ -73,14 +65,18 @@ def trusted_lambda(
 
     ``tolerance`` bounds the error of every task's logits (:class:`LinearisationAudit`), averaged
     over the subsets; and on the whole the linearised logits have to be nearer to the network's than
-    the base model's are.
+    the base model's are. Tasks without a training label are in no subset and do not count.
     """
     lam, errors = START, {}
     while True:
         audits = [base.audit(base.fit(masks, lam)) for base in bases]
-        error = max(float(audit.error.mean(axis=0).max()) for audit in audits)
+        sides = [
+            (audit.error[:, base.labelled], audit.control[:, base.labelled])
+            for base, audit in zip(bases, audits, strict=True)
+        ]
+        error = max(float(found.mean(axis=0).max()) for found, _ in sides)
         errors[f"{lam:g}"] = round(error, 5)
-        nearer = all(audit.error.mean() < audit.control.mean() for audit in audits)
+        nearer = all(found.mean() < control.mean() for found, control in sides)
         if (error <= tolerance and nearer) or lam >= LAST:
             return lam, {"by": "linearisation", "errors": errors}
         lam *= 10

@@ -45,11 +45,11 @@ def newton_step(
     members = checked_members(masks, statistics.num_tasks, lam, weighting).to(
         statistics.gradient.device
     )
-    shares = subset_shares(members, statistics.weight, weighting)
+    gradient = statistics.gradient.double()
     found = []
-    for rows in subset_chunks(len(members), statistics.dim):
-        factor = cholesky_factors(shares[rows], statistics.hessian, lam)
-        slope = (shares[rows] @ statistics.gradient.double())[:, :, None]
+    for shares, factor in subset_factors(statistics, members, lam, weighting):
+        used = shares.any(dim=0)[:, None]
+        slope = (shares @ torch.where(used, gradient, 0.0))[:, :, None]
         found.append(-torch.cholesky_solve(slope, factor)[:, :, 0].T)
     return torch.cat(found, dim=1)
 
@@ -92,26 +92,25 @@ def subset_shares(members: Tensor, sums: Tensor, weighting: Weighting) -> Tensor
     return factors / torch.where(mass > 0, mass, 1.0)
 
 
-def cholesky_factors(shares: Tensor, curvature: Tensor, lam: float) -> Tensor:
-    """Lower Cholesky factors of the subsets' Hessians, float64 ``[c, d, d]``."""
-    dim = curvature.shape[-1]
+def subset_factors(
+    statistics: FeatureStatistics, members: Tensor, lam: float, weighting: Weighting
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Factors ``[c, T]`` and lower Cholesky factors ``[c, d, d]`` of some subsets at a time.
+
+    So many that their d x d matrices, the Hessians at u = 0, take about 128 MB; all in float64.
+    """
+    dim, shares = statistics.dim, subset_shares(members, statistics.weight, weighting)
     used = shares.any(dim=0)
-    if not bool(curvature[used].isfinite().all()):
+    curvature = statistics.hessian[used].double().flatten(1)
+    if not bool(curvature.isfinite().all()):
         raise UsageError(
             "The features' sums should be finite. Found NaN or infinity; look for non-finite "
             "weights of the model."
         )
-    flat = curvature[used].double().flatten(1)
-    hessian = (shares[:, used] @ flat).view(-1, dim, dim)
-    hessian.diagonal(dim1=1, dim2=2).add_(lam)
-    return torch.linalg.cholesky(hessian)
-
-
-def subset_chunks(number: int, dim: int) -> Iterator[slice]:
-    """So many subsets at a time that their d x d matrices take about 128 MB."""
-    size = max(1, CHUNK_BYTES // (8 * dim * dim))
-    for start in range(0, number, size):
-        yield slice(start, min(start + size, number))
+    for part in shares.split(max(1, CHUNK_BYTES // (8 * dim * dim))):
+        hessian = (part[:, used] @ curvature).view(-1, dim, dim)
+        hessian.diagonal(dim1=1, dim2=2).add_(lam)
+        yield part, torch.linalg.cholesky(hessian)
 
 
 def checked_members(masks: ArrayLike, num_tasks: int, lam: float, weighting: Weighting) -> Tensor:

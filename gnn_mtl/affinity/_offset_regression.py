@@ -25,9 +25,7 @@ from gnn_mtl.affinity._group_gains import check_masks
 from gnn_mtl.affinity._newton_step import (
     Weighting,
     checked_members,
-    cholesky_factors,
-    subset_chunks,
-    subset_shares,
+    subset_factors,
 )
 from gnn_mtl.gradients import FeatureStore
 
@@ -125,13 +123,9 @@ def fit_subsets(
     """
     members = checked_members(masks, cells.num_tasks, lam, weighting).to(cells.phi.device)
     tasks = [_Task.of(cells, task) for task in range(cells.num_tasks)]
-    sums = torch.stack([each.weight.sum(dtype=torch.float64) for each in tasks])
-    shares = subset_shares(members, sums, weighting)
-    curvature = torch.stack([each.curvature() for each in tasks])
     found, left = [], 0
-    for rows in subset_chunks(len(members), cells.dim):
-        factor = cholesky_factors(shares[rows], curvature, lam)
-        problem = _Problem(tasks, shares[rows], lam)
+    for shares, factor in subset_factors(cells.statistics(), members, lam, weighting):
+        problem = _Problem(tasks, shares, lam)
         u, done = _minimise(problem, factor, tolerance, max_iterations)
         left += int((~done).sum())
         found.append(u)
@@ -201,12 +195,6 @@ class _Task:
     def slope(self, logits: Tensor) -> Tensor:
         """Their gradients, float64 ``[d, c]``."""
         return (self.lifted.T @ (self.weight * (torch.sigmoid(logits) - self.y))).double()
-
-    def curvature(self) -> Tensor:
-        """The summed Hessian at u = 0, ``[d, d]``."""
-        share = torch.sigmoid(self.logits)
-        scaled = self.lifted * (self.weight * share * (1 - share)).sqrt()
-        return scaled.T @ scaled
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from gnn_mtl.affinity._group_gains import check_masks
 
 ENUMERATED = 200_000
 PAIRS_WANTED = 20
-REPAIRS = 20_000
+REPAIRS, IDLE = 20_000, 200  # swaps at most; and how many of these may bring nothing
 NEVER = 1e9  # how often a task counts as having met itself
 
 
@@ -74,7 +74,8 @@ def draw_subsets(
     Raises:
         UsageError: If ``size`` is not in [1, T], or there are fewer than ``number`` such subsets.
 
-    Cost: m times ``size`` passes over T counts; 10,000 subsets of 22 of 500 tasks take seconds.
+    Cost: m times ``size`` passes over T counts; 10,000 subsets of 22 of 500 tasks take seconds, as
+    do some hundred swaps in vain where ``min_pairs`` cannot be had.
     """
     if num_tasks < 1 or not 1 <= size <= num_tasks:
         raise UsageError(
@@ -203,26 +204,30 @@ def _greedy_subset(
 def _repair(
     rows: list[list[int]], counts: NDArray[np.float64], least: int, rng: np.random.Generator
 ) -> None:
-    """Bring pairs below ``least`` together by swapping out tasks that no pair needs there."""
+    """Bring pairs below ``least`` together by swapping out tasks that few pairs need there."""
     known = {tuple(row) for row in rows}
     held: list[set[int]] = [set() for _ in counts]
     for k, row in enumerate(rows):
         for task in row:
             held[task].add(k)
+    fewest, idle = math.inf, 0
     for _ in range(REPAIRS):
-        first, second = np.nonzero(np.triu(counts < least, 1))
-        if len(first) == 0:
+        lacking = np.triu(np.maximum(least - counts, 0.0), 1)
+        first, second = np.nonzero(lacking)
+        idle += lacking.sum() >= fewest
+        fewest = min(fewest, lacking.sum())
+        if fewest == 0 or idle > IDLE:
             return
         pick = int(rng.integers(len(first)))
         a, b = int(first[pick]), int(second[pick])
         swap = _best_swap(rows, held, counts, least, a, b, rng)
         if swap is None:
-            return
+            continue
         k, out, comer = swap
         others = [task for task in rows[k] if task != out]
         moved = tuple(sorted([*others, comer]))
         if moved in known:
-            return
+            continue
         known.remove(tuple(rows[k]))
         known.add(moved)
         rows[k] = list(moved)
@@ -242,7 +247,7 @@ def _best_swap(
     second: int,
     rng: np.random.Generator,
 ) -> tuple[int, int, int] | None:
-    """The (subset, task out, task in) that brings the two together at the most gain, if any."""
+    """The (subset, task out, task in) that brings the two together at the most gain or no loss."""
     best, lowest = None, (0, 0.0)
     for anchor, comer in ((first, second), (second, first)):
         for k in held[anchor] - held[comer]:
@@ -254,7 +259,7 @@ def _best_swap(
             key = (int(loss[place]), -float(rng.random()))
             if key < lowest:
                 best, lowest = (k, int(row[place]), comer), key
-    return best if lowest[0] < 0 else None
+    return best
 
 
 def _masks(rows: Sequence[Sequence[int]], num_tasks: int) -> NDArray[np.bool_]:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from gnn_mtl.affinity import blend, rank_agreement
+from gnn_mtl.affinity._centred_spearman import centred, centred_spearman
 from gnn_mtl.tasks import Affinity, SubsetTable
 
 
@@ -24,27 +24,20 @@ def distance(estimate: Affinity, real: Affinity) -> float:
     return float(np.linalg.norm(gap) / np.linalg.norm(real.values[cells]))
 
 
-def _centred(values: NDArray[np.float64], cells: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The values less the mean of each recipient's, NaN outside the cells."""
-    kept = np.where(cells, values, 0.0)
-    level = kept.sum(axis=0) / np.maximum(cells.sum(axis=0), 1)
-    return np.where(cells, values - level, np.nan)
-
-
 def row_spearman(estimate: Affinity, real: Affinity) -> float:
     """Rank correlation of all pairs, each recipient's mean taken off."""
     cells = _both(estimate, real)
-    sides = [_centred(each.values, cells)[cells] for each in (estimate, real)]
-    return float(spearmanr(*sides).statistic)
+    return centred_spearman(estimate.values[cells], real.values[cells], np.nonzero(cells)[1])
 
 
 def mixed(chosen: Affinity, labels: Affinity, weight: float) -> Affinity:
     """A blend of what the two say of a recipient's companions."""
     cells = _both(chosen, labels)
-    sides = [
-        replace(each, values=_centred(each.values, cells), symmetric=False)
-        for each in (chosen, labels)
-    ]
+    sides = []
+    for each in (chosen, labels):
+        values = np.full_like(each.values, np.nan)
+        values[cells] = centred(each.values[cells], np.nonzero(cells)[1])
+        sides.append(replace(each, values=values, symmetric=False))
     return blend(*sides, weight=weight, scale="zscore")
 
 

@@ -11,6 +11,7 @@ from gnn_mtl._core.seeding import generator
 from gnn_mtl.affinity import gradient_cosine
 from gnn_mtl.gradients import ProbeSample, frozen
 from gnn_mtl.graph import NeighborLoader
+from gnn_mtl.linalg import cosine_of_gramian
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.tasks import Affinity
 
@@ -54,11 +55,7 @@ class Blocks:
 
     def debiased(self, shift: Tensor | None = None) -> Affinity:
         """Return the cosines of :meth:`gramian`; unknown where noise drowns a task."""
-        gramian = self.gramian(shift)
-        norm = gramian.diagonal().clamp(min=0).sqrt()
-        norm = torch.where(norm > 0, norm, torch.nan)
-        cosine = (gramian / norm / norm[:, None]).clamp(-1.0, 1.0)
-        return Affinity(cosine.numpy(), "debiased", "cosine")
+        return Affinity(cosine_of_gramian(self.gramian(shift)).numpy(), "debiased", "cosine")
 
 
 @torch.no_grad()

@@ -83,6 +83,10 @@ def displacements(
 ) -> Tensor:
     """Return ``P u`` for one or many u: ``[d]`` to ``[p]``, ``[d, m]`` to ``[m, p]``.
 
+    Raises:
+        ShapeError: If ``u`` is neither ``[d]`` nor ``[d, m]``, or d is 0.
+        UsageError: If no parameter is chosen.
+
     Cost: 2 * p * d * m operations and d draws of p bits; P is never whole in memory.
     """
     chosen = chosen_parameters(model, parameters)
@@ -111,6 +115,10 @@ def displaced(
         u: Coordinates ``[d]`` along the directions of :func:`output_features`.
         seed: Its ``seed``.
         parameters: Its ``parameters``.
+
+    Raises:
+        ShapeError: If ``u`` is not one vector.
+        UsageError: If no parameter is chosen.
 
     Cost: one copy of the parameters; see :func:`displacements`.
     """

@@ -116,7 +116,11 @@ class FeatureStatistics:
             self.hessian[part].baddbmm_(scaled.transpose(1, 2), scaled)
 
     def merge(self, other: FeatureStatistics) -> None:
-        """Add the sums over other nodes, with the same directions and weights of the model."""
+        """Add the sums over other nodes, with the same directions and weights of the model.
+
+        Raises:
+            ShapeError: If the numbers of tasks or directions differ.
+        """
         for mine, theirs in zip(self._sums(), other._sums(), strict=True):
             if mine.shape != theirs.shape:
                 raise ShapeError(

@@ -71,20 +71,22 @@ class FeatureStore:
 
     def statistics(self) -> FeatureStatistics:
         """Return the weighted sums over the pairs: unbiased for the sums over the whole split."""
+        used = torch.promote_types(self.logits.dtype, torch.float32)
+        logits, y, weight = (column.to(used) for column in (self.logits, self.y, self.weight))
         total = FeatureStatistics.zeros(
-            self.num_tasks, self.dim, dtype=self.logits.dtype, device=self.phi.device
+            self.num_tasks, self.dim, dtype=used, device=self.phi.device
         )
-        share = torch.sigmoid(self.logits)
-        bce = functional.binary_cross_entropy_with_logits(self.logits, self.y, reduction="none")
-        residual, root = self.weight * (share - self.y), (self.weight * share * (1 - share)).sqrt()
+        share = torch.sigmoid(logits)
+        bce = functional.binary_cross_entropy_with_logits(logits, y, reduction="none")
+        residual, root = weight * (share - y), (weight * share * (1 - share)).sqrt()
         for task in range(self.num_tasks):
             part = self.of(task)
-            phi = self.phi[part].to(self.logits.dtype)
+            phi = self.phi[part].to(used)
             total.gradient[task] = residual[part] @ phi
             scaled = phi * root[part, None]
             total.hessian[task] = scaled.T @ scaled
-            total.loss[task] = (self.weight[part] * bce[part]).sum(dtype=torch.float64)
-            total.weight[task] = self.weight[part].sum(dtype=torch.float64)
+            total.loss[task] = (weight[part] * bce[part]).sum(dtype=torch.float64)
+            total.weight[task] = weight[part].sum(dtype=torch.float64)
         return total
 
 

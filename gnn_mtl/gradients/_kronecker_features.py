@@ -109,6 +109,10 @@ def kronecker_displaced(model: LabelModel, u: Tensor, *, seed: int = 0) -> Itera
         u: Coordinates along the directions of :func:`kronecker_features`.
         seed: Its ``seed``.
 
+    Raises:
+        ShapeError: If ``u`` is not one vector, or d is 0.
+        UsageError: If the encoder is not of linear maps that read no neighbour.
+
     Cost: 2 * p * d operations, one product of two thin matrices a map.
     """
     if u.dim() != 1 or len(u) == 0:

@@ -30,7 +30,9 @@ GRADIENTS_AT_ONCE = 256
 def per_sample_gradients(
     model: LabelModel, batch: MiniBatch, cells: Tensor, parameters: ParameterFilter = "shared"
 ) -> Iterator[Tensor]:
-    """Yield the gradient ``[p]`` of the logit of each cell, the model frozen.
+    """Yield the gradient ``[p]`` of the logit of each cell, in evaluation mode.
+
+    The model is frozen for the forward only: between two gradients it is as the caller left it.
 
     Args:
         model: The model.
@@ -43,14 +45,12 @@ def per_sample_gradients(
     chosen = list(chosen_parameters(model, parameters).values())
     with frozen(model), torch.enable_grad():
         logits = model(batch)
-        for row, task in cells.tolist():
-            found = torch.autograd.grad(
-                logits[row, task], chosen, retain_graph=True, allow_unused=True
-            )
-            pieces = zip(found, chosen, strict=True)
-            yield torch.cat(
-                [(torch.zeros_like(p) if g is None else g).flatten() for g, p in pieces]
-            )
+    for row, task in cells.tolist():
+        with torch.enable_grad():
+            cell = logits[row, task]
+        found = torch.autograd.grad(cell, chosen, retain_graph=True, allow_unused=True)
+        pieces = zip(found, chosen, strict=True)
+        yield torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pieces])
 
 
 def per_sample_features(
@@ -78,7 +78,8 @@ def per_sample_features(
     Raises:
         UsageError: If ``dim`` is below 1 or no parameter is chosen.
 
-    Cost: B * T backward passes through the batch and 2 * B * T * p * d operations.
+    Cost: B * T backward passes through the batch, a forward for every 256 of them, and
+    2 * B * T * p * d operations.
     """
     if dim < 1:
         raise UsageError(f"`dim` should be at least 1. Found {dim}.")
@@ -94,7 +95,7 @@ def per_sample_features(
         ]
     )
     if meter is not None:
-        meter.forwards += 1
+        meter.forwards += 1 + -(-len(cells) // GRADIENTS_AT_ONCE)
         meter.backwards += len(cells)
         meter.nodes += batch.batch_size
     return OutputFeatures(phi.view(*logits.shape, dim), logits)

@@ -125,6 +125,9 @@ class StreamedGradients:
         begin with the last maps' parameters as ``encoder.final_parameters()`` has them; without,
         with H numbers that have the same inner products.
 
+        Args:
+            tasks: Tasks to return, in this order; default all.
+
         Raises:
             UsageError: If nothing was watched since the last reset.
 

@@ -7,6 +7,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl.affinity import edge_tau, fidelity, gain_fidelity
+from gnn_mtl.grouping import color_graph
 from gnn_mtl.tasks import Affinity, conflict_graph
 
 
@@ -20,6 +21,12 @@ def cosines(seed, tasks=12, noise=None):
     values = (values + values.T) / 2
     np.fill_diagonal(values, 1.0)
     return values
+
+
+def same_color(graph):
+    """The pairs of tasks of one colour."""
+    groups = color_graph(graph, "dsatur")
+    return {(i, j) for group in groups for i in group for j in group if i < j}
 
 
 def test_against_sklearn_and_networkx():
@@ -40,6 +47,10 @@ def test_against_sklearn_and_networkx():
     assert (found.edges, found.exact_edges) == (guess.sum(), truth.sum())
     colors = nx.greedy_color(nx.from_numpy_array(conflict_graph(near, 0.2)), strategy="DSATUR")
     assert 0 <= found.in_group_conflict < found.exact_in_group_conflict
+    ours, theirs = (same_color(conflict_graph(a, 0.2)) for a in (near, exact))
+    clash = conflict_graph(exact, 0.2)
+    assert found.in_group_conflict == sum(clash[pair] for pair in ours) / len(ours) > 0
+    assert found.same_color_jaccard == len(ours & theirs) / len(ours | theirs) < 1
     assert len(set(colors.values())) > 1
     assert found.noise is None
     lowest = np.argsort(near.values[pairs])[: truth.sum()]
@@ -107,6 +118,21 @@ def test_gains_of_trained_groups():
     assert gain_fidelity(affinity, level).row_spearman == pytest.approx(1.0)
     triple = gain_fidelity(affinity, {(0, 1, 2): (0.3, 0.2, -0.1)})
     assert (triple.row_spearman, triple.sign_agreement, triple.pairs) == (None, None, 0)
+
+
+def test_a_gain_that_is_the_tasks_mean_is_ranked_too():
+    """One task with three partners of affinity 1, 2 and 3 whose gains rank 1, 3 and 2."""
+    values = np.zeros((4, 4))
+    values[1:, 0] = 1.0, 2.0, 3.0
+    affinity = Affinity(values, "made", unit="gain", symmetric=False)
+    for scale in (1.0, 1e-18):
+        gains = {(0, 1): 0.1 * scale, (0, 2): 0.4 * scale, (0, 3): 0.2 * scale}
+        trained = {pair: (gain, np.nan) for pair, gain in gains.items()}
+        found = gain_fidelity(affinity, trained)
+        assert found.row_spearman == found.spearman == pytest.approx(0.5)
+        assert found.sign_agreement == 0.5  # of the two partners off the mean of the predictions
+    level = dict.fromkeys(gains, (1000000.0 + 1 / 3, np.nan))
+    assert gain_fidelity(affinity, level).row_spearman is None
 
 
 def test_bad_tables():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gnn_mtl._core.errors import UsageError
-from gnn_mtl.affinity import fidelity_study, gradient_cosine
+from gnn_mtl.affinity import _fidelity_study, fidelity_study, gradient_cosine
 from gnn_mtl.datasets import planted
 from gnn_mtl.gradients import _plan, probe
 from gnn_mtl.graph import NeighborLoader
@@ -81,6 +81,19 @@ def test_what_a_model_does_not_have_is_left_out(graph, encoder, head):
     modes = {row.mode for row in study.rows}
     assert "full" in modes
     assert not any(mode.startswith("streamed") for mode in modes)
+
+
+def test_nodes_are_sampled_as_the_loader_samples(graph, monkeypatch):
+    made = []
+
+    def recorded(*args, **options):
+        made.append(NeighborLoader(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(_fidelity_study, "NeighborLoader", recorded)
+    for replace in (True, False):
+        fidelity_study(model(graph), loader(graph, replace=replace), counts=(1,))
+        assert made[-1].sampler.replace == replace
 
 
 def test_one_task_has_no_pairs():

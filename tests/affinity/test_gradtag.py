@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from gnn_mtl._core.errors import GnnMtlWarning, LabelWarning, UsageError
+from gnn_mtl._core.errors import GnnMtlWarning, LabelWarning, ShapeError, UsageError
 from gnn_mtl.affinity import (
+    LinearisationAudit,
     audit_linearisation,
     draw_subsets,
     estimate_affinity,
@@ -22,6 +24,7 @@ from gnn_mtl.affinity import (
     subset_affinity,
     valid_batches,
 )
+from gnn_mtl.affinity._gradtag_lambda import trusted_lambda
 from gnn_mtl.gradients import displaced, output_features
 from gnn_mtl.graph import NeighborLoader
 from gnn_mtl.nn import LabelModel, Linear
@@ -112,6 +115,16 @@ def test_scores_of_the_network_are_those_of_the_displaced_model(model, valid):
         loss = binary_cross_entropy_with_logits(logits, y, reduction="none")
         mean = (loss * observed).sum(0) / observed.sum(0)
         np.testing.assert_allclose(-found[k, MASKS[k]], mean[MASKS[k]], rtol=1e-6)
+
+
+def test_wrong_scores_of_the_network(model, valid):
+    u = torch.zeros(4, 3)
+    with pytest.raises(UsageError, match=r"`metric`.*'accuracy'"):
+        forward_scores(model, lambda: valid, u, MASKS[:3], metric="accuracy")
+    with pytest.raises(ShapeError, match="m = 2"):
+        forward_scores(model, lambda: valid, u, MASKS[:2])
+    with pytest.raises(UsageError, match="at least one batch"):
+        forward_scores(model, list, u, MASKS[:3])
 
 
 def test_other_metrics_are_scored_by_the_network(model, train, valid):
@@ -280,6 +293,22 @@ def test_the_penalty_rises_until_the_linearisation_holds(model, train, valid):
     assert free.details["audit"] == []
 
 
+def test_tasks_without_a_label_do_not_raise_the_penalty():
+    """Task 2 is in no subset, and its logits are off at every penalty."""
+    control = np.ones((2, 3))
+    error = np.array([[0.01, 0.02, 50.0]] * 2)
+    base = SimpleNamespace(
+        labelled=np.array([True, True, False]),
+        fit=lambda masks, lam: torch.zeros(4, len(masks)),
+        audit=lambda u: LinearisationAudit(error, control, np.ones(2)),
+    )
+    masks = np.array([[True, True, False], [True, False, False]])
+    lam, choice = trusted_lambda([base], masks, 0.1)
+    assert (lam, choice["errors"]) == (0.1, {"0.1": 0.02})
+    base.labelled = np.ones(3, dtype=bool)
+    assert trusted_lambda([base], masks, 0.1)[0] == 1e4
+
+
 def test_scores_that_are_not_to_be_trusted_are_unknown_or_trained(model, train, valid):
     options = {"dim": 12, "lam": 1e-4, "tolerance": 0.02}
     with pytest.warns(GnnMtlWarning, match=r"are unknown \(NaN\)"):
@@ -305,11 +334,18 @@ def test_scores_that_are_not_to_be_trusted_are_unknown_or_trained(model, train, 
     wrong = lambda masks: SubsetTable(masks, np.where(masks, 0.5, np.nan), "trained", "ap")  # noqa: E731
     with pytest.raises(UsageError, match="by loss"):
         gradtag_table(model, train, valid, MASKS, retrain=wrong, **options)
+    with pytest.raises(UsageError, match="in their order"):
+        gradtag_table(
+            model, train, valid, MASKS, retrain=lambda masks: retrain(masks[::-1]), **options
+        )
+    with pytest.raises(UsageError, match=r"valid nodes\. Found .* train nodes"):
+        gradtag_table(
+            model, train, valid, MASKS,
+            retrain=lambda masks: replace(retrain(masks), split="train"), **options,
+        )  # fmt: skip
 
 
 def test_a_subset_longer_than_one_that_failed_is_not_trusted():
-    from gnn_mtl.affinity import LinearisationAudit
-
     masks = np.array([[1, 1, 0], [0, 1, 1], [1, 1, 0], [1, 0, 1]], dtype=bool)
     error = np.array([[0.0, 0.0, 0.9], [0.4, 0.4, 0.9], [0.0, 0.0, 0.9]])
     audit = LinearisationAudit(error, error, np.ones(3))
@@ -348,6 +384,10 @@ def test_by_name_from_a_loader(make_graph, make_model):
     few = valid_batches(replace_size(loader, 4), 1)
     assert len(few.input_nodes) == 4
     assert set(few.input_nodes) <= set(graph.split_idx["valid"])
+    for replace_neighbors in (True, False):
+        drawn = NeighborLoader(graph, num_neighbors=[2], batch_size=9, replace=replace_neighbors)
+        assert valid_batches(drawn).sampler.replace == replace_neighbors
+    assert valid_batches(NeighborLoader(graph, num_neighbors=[], batch_size=9)).sampler is None
 
 
 def replace_size(loader, size):

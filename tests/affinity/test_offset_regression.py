@@ -236,6 +236,24 @@ def test_tasks_without_a_cell_move_nothing_and_have_no_loss():
         assert torch.isnan(quadratic_losses(cells.statistics(), u, masks)[:, 4]).all()
 
 
+def test_a_task_in_no_subset_may_be_broken():
+    statistics = feature_cells(*arrays()).statistics()
+    whole = newton_step(statistics, MASKS[:2])
+    for sums in (statistics.gradient, statistics.hessian):
+        sums[4] = torch.nan
+    assert torch.equal(newton_step(statistics, MASKS[:2]), whole)
+    with pytest.raises(UsageError, match="finite"):
+        newton_step(statistics, MASKS)
+
+
+def test_sums_of_half_precision_cells_are_single():
+    phi, logits, y, weights = arrays(nodes=4000)
+    halves = feature_cells(phi.half(), logits.half(), y, weights.half()).statistics()
+    exact = feature_cells(phi, logits, y, weights).statistics()
+    assert halves.hessian.dtype == torch.float32
+    torch.testing.assert_close(halves.hessian.double(), exact.hessian, rtol=2e-3, atol=0.2)
+
+
 def test_separable_labels_still_have_a_minimiser():
     phi = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None, None] * 30
     y = (phi[:, 0] > 0).double()

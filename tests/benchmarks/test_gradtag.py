@@ -46,7 +46,8 @@ def alone(model, members, train, valid, budget, seed):
             losses(rows_of(train, rows)).mean().backward()
             optimizer.step()
         history.append(losses(valid).detach())
-    return min(history, key=lambda found: float(found.mean())), len(history)
+    at = min(range(len(history)), key=lambda epoch: float(history[epoch].mean()))
+    return history[at], at
 
 
 def test_models_side_by_side_train_as_they_would_alone(problem):
@@ -55,9 +56,10 @@ def test_models_side_by_side_train_as_they_would_alone(problem):
     budget = Budget(4, 0.02, batch_size=50, patience=2)
     found = train_subsets(model, masks, problem.train, problem.valid, budget, seed=3)
     for row, members in enumerate(subsets):
-        best, _ = alone(model, members, problem.train, problem.valid, budget, seed=3)
+        best, at = alone(model, members, problem.train, problem.valid, budget, seed=3)
         np.testing.assert_allclose(-found.scores[row, members], best, rtol=1e-4)
         assert np.isnan(np.delete(found.scores[row], members)).all()
+        assert found.epochs[row] == min(at + budget.patience, budget.epochs)
         kept = copy.deepcopy(model)
         kept.load_state_dict({name: w[row] for name, w in found.weights.items()})
         again, _ = alone(kept, members, problem.train, problem.valid, Budget(0, 0.1), seed=0)

@@ -192,17 +192,19 @@ def test_the_draw_is_unbiased():
     sizes = rng.exponential(size=50) + 0.05
     values = rng.normal(size=50) + sizes
     nodes = np.arange(100, 150)
-    counted = np.zeros(50)
+    counted, drawn = np.zeros(50), np.zeros(50)
     with pytest.MonkeyPatch.context() as patch:
         for draw in range(4000):
             patch.setattr(_refresh_draws, "generator", lambda *_, d=draw: np.random.default_rng(d))
             sample = draw_by_size(nodes, sizes, np.array([50]), 10)
             assert abs(len(sample.nodes) - 10) <= 1
             counted[sample.nodes - 100] += 1 / sample.inclusion
+            drawn[sample.nodes - 100] += 1
     assert (counted / 4000) @ values == pytest.approx(values.sum(), rel=0.02)
     large, small = sizes > np.quantile(sizes, 0.8), sizes < np.quantile(sizes, 0.2)
     assert sample.inclusion.max() <= 1
     assert sizes[large].min() > sizes[small].max()
+    assert drawn[large].min() > drawn[small].max()
 
 
 def test_products_freed_of_noise_are_right_on_average():

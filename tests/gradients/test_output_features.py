@@ -7,9 +7,9 @@ from torch import nn
 
 from gnn_mtl._core.cost import CostMeter
 from gnn_mtl._core.errors import ShapeError, UsageError
-from gnn_mtl.gradients import displaced, displacements, output_features
+from gnn_mtl.gradients import _per_sample_features, displaced, displacements, output_features
 from gnn_mtl.gradients._directions import chosen_parameters, sign_tangents
-from gnn_mtl.gradients._per_sample_features import per_sample_features
+from gnn_mtl.gradients._per_sample_features import per_sample_features, per_sample_gradients
 from gnn_mtl.graph import NeighborLoader
 from gnn_mtl.nn import GATv2, LabelModel, LinearHeads, PyGEncoder
 
@@ -182,13 +182,37 @@ def test_a_predicate_chooses_by_name_and_frozen_parameters_never(make_model, mak
     assert not any("convs.0" in name for name in chosen_parameters(model, "all"))
 
 
-def test_the_work_is_counted(make_model, make_batch):
+def test_the_work_is_counted(make_model, make_batch, monkeypatch):
     model, batch = make_model("sage"), make_batch(seeds=SOME)
     meter = CostMeter()
     output_features(model, batch, 9, meter=meter)
     assert (meter.jvps, meter.forwards, meter.backwards) == (9, 1, 0)
     per_sample_features(model, batch, 2, meter=meter)
     assert meter.backwards == batch.batch_size * model.num_tasks
+    assert meter.forwards == 1 + 1 + 1  # the first line's, the logits', and that of 40 gradients
+    monkeypatch.setattr(_per_sample_features, "GRADIENTS_AT_ONCE", 9)
+    passes, few = [], CostMeter()
+    model.encoder.register_forward_hook(lambda *_: passes.append(0))
+    per_sample_features(model, batch, 2, meter=few)
+    assert few.forwards == len(passes) == 1 + 5
+
+
+def test_between_two_gradients_the_model_is_the_callers(make_model, make_batch):
+    model, batch = make_model("sage").train(), make_batch(seeds=SOME)
+    found = per_sample_gradients(model, batch, torch.tensor([[0, 1], [2, 3]]))
+    with torch.no_grad():
+        first = next(found)
+        assert model.training
+        assert not torch.is_grad_enabled()
+    second = next(found)
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert not first.requires_grad
+    model.eval()
+    parameters = list(model.shared_parameters())
+    for row, (node, task) in zip((first, second), ((0, 1), (2, 3)), strict=True):
+        exact = torch.autograd.grad(model(batch)[node, task], parameters)
+        torch.testing.assert_close(row, torch.cat([g.flatten() for g in exact]), **CLOSE)
 
 
 class Mean(nn.Module):
