@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,24 @@ class Scores:
         All of them are scored, unless a model had no finite logits for one.
         """
         return (self.positives > 0) & (self.positives < self.observed)
+
+    def mean(self, metric: str, tasks: Sequence[int] | None = None) -> float:
+        """Return the mean of a score over labels, where one that should have it but has not is 0.
+
+        To choose between models by: one that scores fewer labels is not better for it.
+
+        Args:
+            metric: A name in ``per_label``.
+            tasks: The labels; default: all.
+
+        Raises:
+            LabelError: If none of the labels can be scored.
+        """
+        chosen = slice(None) if tasks is None else list(tasks)
+        scorable, scored = int(self.scorable[chosen].sum()), int(self.scored[chosen].sum())
+        if scorable and not scored:
+            return 0.0
+        return macro(self.per_label[metric][chosen]) * (scored / scorable if scorable else 1.0)
 
 
 def evaluate(

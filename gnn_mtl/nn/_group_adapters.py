@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -96,9 +97,12 @@ class AdapterHeads(Heads):
         """Return weights and biases."""
         return list(self.parameters(recurse=False))
 
-    def group_parameters(self) -> list[nn.Parameter]:
-        """Return the adapters' parameters."""
-        return list(self.adapters.parameters())
+    def group_parameters(self, tasks: Sequence[int] | None = None) -> list[nn.Parameter]:
+        """Return the adapters' parameters, or those of the groups that serve ``tasks``."""
+        serving = sorted(
+            set(self.group_of if tasks is None else map(self.group_of.__getitem__, tasks))
+        )
+        return [p for group in serving for p in self.adapters[group].parameters()]
 
     def forward(self, h: Tensor, tasks: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return logits ``[B, T]`` or ``[B, len(tasks)]``."""
@@ -161,12 +165,7 @@ def serving_groups(
             "Every task should be in one group. Found overlapping groups; overlap='first' lets the "
             "first group that holds a task serve it."
         )
-    first: dict[int, int] = {}
-    for number, group in enumerate(grouping.groups):
-        for task in group:
-            first.setdefault(task, number)
-    numbers = {old: new for new, old in enumerate(sorted(set(first.values())))}
-    return tuple(numbers[first[task]] for task in range(num_tasks))
+    return tuple(np.unique(grouping.first_of(), return_inverse=True)[1].tolist())
 
 
 def _ids(tasks: Sequence[int] | Tensor) -> list[int]:

@@ -6,11 +6,12 @@ an optimizer can leave the rows of inactive tasks untouched.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +38,36 @@ class Heads(nn.Module, ABC):
         """Return the parameters ``[T, ...]`` whose row t belongs to task t."""
         return list(self.parameters())
 
-    def group_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that several tasks share and the encoder does not hold."""
+    def group_parameters(self, tasks: Sequence[int] | None = None) -> list[nn.Parameter]:  # noqa: ARG002
+        """Return the parameters that several tasks share and the encoder does not hold.
+
+        Args:
+            tasks: Only those of the groups that serve these tasks; default: all.
+        """
         return []
+
+    def select(self, tasks: Sequence[int]) -> Self:
+        """Return a copy of the heads of some tasks.
+
+        Args:
+            tasks: Task ids, in the order of the copy's heads.
+
+        Raises:
+            UsageError: If groups of tasks share parameters, which no row holds.
+        """
+        if self.group_parameters():
+            raise UsageError(
+                "The heads of some tasks can be cut out where every parameter has a row a task. "
+                f"Found {type(self).__name__}; begin with fresh heads."
+            )
+        rows = torch.as_tensor(list(tasks), dtype=torch.int64)
+        chosen = copy.deepcopy(self)
+        for name, value in list(chosen.named_parameters()):
+            owner, _, leaf = name.rpartition(".")
+            rest = nn.Parameter(value.detach()[rows.to(value.device)].clone())
+            setattr(chosen.get_submodule(owner), leaf, rest)
+        chosen.num_tasks = len(rows)
+        return chosen
 
     @abstractmethod
     def representation_gradients(self, h: Tensor, residual: Tensor, tasks: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,12 @@ class BranchHeads(Heads):
         weight = (at[:, :, None] * self.weight[tasks][:, None, :]).flatten(1)
         return residual.T[:, :, None] * weight[:, None, :]
 
+    def select(self, tasks: Sequence[int]) -> Self:
+        """Return a copy of the heads of some tasks, each on its trunk."""
+        chosen = super().select(tasks)
+        chosen.trunk_of = tuple(self.trunk_of[task] for task in tasks)
+        return chosen
+
 
 class TrunkHeads(Heads):
     r"""A linear head of every task on each of K trunks, and the logits between the trunks.
@@ -77,31 +83,27 @@ class TrunkHeads(Heads):
     ) -> None:
         super().__init__()
         self.num_tasks, self.num_trunks = num_tasks, num_trunks
-        self.scale = 1 / math.sqrt(num_tasks) if regulate else 1.0
+        self.regulate = regulate
         width = in_channels // num_trunks
         linear = nn.Linear(width, num_tasks * num_trunks)
         self.weight = nn.Parameter(linear.weight.detach().view(num_tasks, num_trunks, width))
         self.bias = nn.Parameter(linear.bias.detach().view(num_tasks, num_trunks))
         self.alpha = nn.Parameter(1 + noise * torch.rand(num_tasks, num_trunks))
 
+    @property
+    def scale(self) -> float:
+        """What the gradient into a trunk is multiplied by."""
+        return 1 / math.sqrt(self.num_tasks) if self.regulate else 1.0
+
     def all_logits(self, h: Tensor, tasks: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return the logits of every trunk ``[B, S, K]``."""
-        rows: Any = (
-            slice(None)
-            if tasks is None
-            else torch.as_tensor(tasks, dtype=torch.int64, device=h.device)
-        )
+        rows = _rows(tasks, h.device)
         own = scaled_gradient(h, self.scale).unflatten(1, (self.num_trunks, -1))
         return torch.einsum("bkd,skd->bsk", own, self.weight[rows]) + self.bias[rows]
 
     def forward(self, h: Tensor, tasks: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return the logits of each task's best trunk, ``[B, T]`` or ``[B, len(tasks)]``."""
-        rows: Any = (
-            slice(None)
-            if tasks is None
-            else torch.as_tensor(tasks, dtype=torch.int64, device=h.device)
-        )
-        best = self.alpha[rows].argmax(dim=1)
+        best = self.alpha[_rows(tasks, h.device)].argmax(dim=1)
         logits = self.all_logits(h, tasks)
         return logits.gather(2, best.expand(len(h), -1)[:, :, None])[:, :, 0]
 
@@ -114,3 +116,10 @@ class TrunkHeads(Heads):
     def trunk_of(self) -> tuple[int, ...]:
         """Return the best trunk of every task."""
         return tuple(self.alpha.argmax(dim=1).tolist())
+
+
+def _rows(tasks: Sequence[int] | Tensor | None, device: torch.device) -> Any:  # noqa: ANN401
+    """The index of the tasks' rows; of all, a slice."""
+    if tasks is None:
+        return slice(None)
+    return torch.as_tensor(tasks, dtype=torch.int64, device=device)

@@ -129,6 +129,11 @@ class TaskScheduler(ABC):
         return False
 
     @property
+    def observes_active(self) -> bool:
+        """Whether :attr:`needs_active_gradients` may ever hold."""
+        return False
+
+    @property
     def needs_active_gradients(self) -> bool:
         """Whether :meth:`observe_active` wants the gradients of the active tasks at this step."""
         return False

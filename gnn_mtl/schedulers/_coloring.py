@@ -121,9 +121,14 @@ class ColoringScheduler(TaskScheduler):
         self._open(self._colored())
 
     @property
+    def observes_active(self) -> bool:
+        """Whether gradients of active tasks are averaged in."""
+        return self.config.ema_source != "probe"
+
+    @property
     def needs_active_gradients(self) -> bool:
         """Whether :meth:`observe_active` wants the gradients of the active tasks at this step."""
-        return self.config.ema_source != "probe" and self._can_matter()
+        return self.observes_active and self._can_matter()
 
     def observe_active(self, gradients: ObservedGradients) -> None:
         """Average in gradients of the last active tasks; see :class:`TaskScheduler`."""

@@ -107,6 +107,10 @@ class Grouping:
             matrix[row, list(group)] = True
         return matrix
 
+    def first_of(self) -> NDArray[np.int64]:
+        """Return the number of the first group that holds each task, int64 ``[T]``."""
+        return self.memberships().argmax(axis=0).astype(np.int64)
+
     def to_dict(self, label_names: Sequence[str] | None = None) -> dict[str, object]:
         """Return the JSON form; with ``label_names`` the groups are also spelt out by name."""
         value: dict[str, object] = {

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gnn_mtl._core.cost import CostMeter
+from gnn_mtl.training._skipped import Skipped
 
 
 @dataclass
@@ -55,6 +56,12 @@ class Cost:
         self.forwards += meter.forwards
         self.backwards += meter.backwards
         self.jvps += meter.jvps
+
+    def count_skipped(self, skipped: Skipped) -> None:
+        """Take over what was left out so far."""
+        self.skipped_losses = sum(skipped.losses.values())
+        self.skipped_updates = skipped.updates
+        self.skipped_scores = sum(skipped.scores.values())
 
     def to_dict(self) -> dict[str, float]:
         """Return the counters with the peak memory as of now."""

@@ -25,13 +25,14 @@ from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl._core.progress import Progress
 from gnn_mtl._core.seeding import derive_seed
 from gnn_mtl.datasets import TaskGraph
-from gnn_mtl.metrics import Scores, evaluate
+from gnn_mtl.metrics import Scores
 from gnn_mtl.nn import LabelModel, exact_logits
 from gnn_mtl.tasks import Grouping
 from gnn_mtl.training._config import Train
 from gnn_mtl.training._cost import Cost
+from gnn_mtl.training._evaluate import scores_of
 from gnn_mtl.training._optimizers import Optimizers, set_learning_rate
-from gnn_mtl.training._rounds import batches_between, copied_state
+from gnn_mtl.training._rounds import batches_between, copied_state, step_options
 from gnn_mtl.training._setup import choose_device, positive_weights, training_loader
 from gnn_mtl.training._skipped import Skipped
 from gnn_mtl.training._step import train_step
@@ -158,11 +159,7 @@ def cross_learn(
     Cost: M times that of a training; weights of 2 M + 1 models.
     """
     options = options or CrossLearning()
-    if len(models) != len(groups) or {m.num_tasks for m in models} != {graph.num_tasks}:
-        raise UsageError(
-            f"Expected {len(groups)} models, one per group, each with {graph.num_tasks} heads. "
-            f"Found {len(models)} with {sorted({m.num_tasks for m in models})}."
-        )
+    _check_models(models, groups, graph.num_tasks)
     if len({sum(p.numel() for p in m.shared_parameters()) for m in models}) != 1:
         raise ShapeError("The models should have trunks of one shape. Found several.")
     started = time.perf_counter()
@@ -170,13 +167,13 @@ def cross_learn(
     for model in models:
         model.to(device).train()
     loader = training_loader(graph, models[0], config, seed=derive_seed(seed, "batches"))
-    pos_weight = positive_weights(graph, config)
-    pos_weight = None if pos_weight is None else pos_weight.to(device)
+    pos_weight = positive_weights(graph, config, device)
     optimizers = [Optimizers(model, config) for model in models]
     total, skipped, cost, meter = config.total_steps(len(loader)), Skipped(), Cost(), CostMeter()
+    told = step_options(config, graph, pos_weight, skipped, meter)
     center = torch.stack([_trunk(model) for model in models]).mean(dim=0)
     radius = options.radius * float(center.norm())
-    best: CrossLearned | None = None
+    best, best_score = None, 0.0
     states = [copied_state(model) for model in models]
     stale = 0
     with (
@@ -187,35 +184,33 @@ def cross_learn(
         for step, batch in batches_between(loader, 0, total):
             for model, group, optimizer in zip(models, groups.groups, optimizers, strict=True):
                 set_learning_rate(optimizer, config, step, total)
-                live, _ = train_step(
-                    model, batch, group, optimizer, pos_weight=pos_weight,
-                    grad_clip=config.grad_clip, skipped=skipped, label_names=graph.label_names,
-                    meter=meter,
-                )  # fmt: skip
+                live, _ = train_step(model, batch, group, optimizer, **told)
                 cost.steps += bool(live)
                 cost.label_gradients += len(live)
-            last = step + 1 == total
-            if last or (step + 1) % options.every == 0:
+            done = step + 1
+            scored = done == total or done % (config.eval_every * len(loader)) == 0
+            if scored or done % options.every == 0:
                 center = _project(models, center, radius)
             progress.advance()
-            if not last and (step + 1) % (config.eval_every * len(loader)):
+            if not scored:
                 continue
             clock = time.perf_counter()
-            center = _project(models, center, radius)
-            valid = evaluate_groups(models, groups, graph, "valid").macro
+            scores = evaluate_groups(models, groups, graph, "valid", skipped=skipped)
+            score = scores.mean(config.monitor)
             cost.eval_seconds += time.perf_counter() - clock
             stale += 1
-            if best is None or valid[config.monitor] > best.valid[config.monitor]:
+            if best is None or score > best_score:
                 apart = torch.stack([_trunk(model) - center for model in models]).norm(dim=1)
                 unit = 1.0 if radius in (0.0, math.inf) else radius
                 distances = (apart / unit).double().cpu().numpy()
-                best = CrossLearned(step + 1, dict(valid), distances, cost)
+                best, best_score = CrossLearned(done, dict(scores.macro), distances, cost), score
                 states, stale = [copied_state(model) for model in models], 0
             if config.patience is not None and stale >= config.patience:
                 break
     for model, state in zip(models, states, strict=True):
         model.load_state_dict(state)
     cost.count(meter)
+    cost.count_skipped(skipped)
     cost.seconds = time.perf_counter() - started
     assert best is not None  # noqa: S101
     return best
@@ -235,9 +230,13 @@ def group_logits(
         graph: The dataset.
         nodes: Node ids ``[B]``.
 
+    Raises:
+        UsageError: If there is not one model per group, or a model lacks heads.
+
     Cost: one exact inference per model.
     """
-    owners = groups.memberships().argmax(axis=0)
+    _check_models(models, groups, groups.num_tasks)
+    owners = groups.first_of()
     out = np.empty((len(nodes), groups.num_tasks), dtype=np.float32)
     for number, model in enumerate(models):
         columns = np.flatnonzero(owners == number)
@@ -248,11 +247,34 @@ def group_logits(
 
 
 def evaluate_groups(
-    models: Sequence[LabelModel], groups: Grouping, graph: TaskGraph, split: str
+    models: Sequence[LabelModel],
+    groups: Grouping,
+    graph: TaskGraph,
+    split: str,
+    *,
+    skipped: Skipped | None = None,
 ) -> Scores:
-    """Score one model per group on a split, each task by its own model; see ``group_logits``."""
-    nodes = graph.split_idx[split]
-    return evaluate(group_logits(models, groups, graph, nodes), *graph.targets(nodes, split))
+    """Score one model per group on a split, each task by its own model; see ``group_logits``.
+
+    As in :func:`evaluate_split`, a label whose logits are not finite has no score.
+
+    Raises:
+        TrainingStoppedError: If no label that could be scored has finite logits.
+        UsageError: If there is not one model per group, or a model lacks heads.
+
+    Warns:
+        NonFiniteWarning: If a label's logits are not finite.
+    """
+    logits = group_logits(models, groups, graph, graph.split_idx[split])
+    return scores_of(logits, graph, split, skipped=skipped)
+
+
+def _check_models(models: Sequence[LabelModel], groups: Grouping, num_tasks: int) -> None:
+    if len(models) != len(groups) or {m.num_tasks for m in models} != {num_tasks}:
+        raise UsageError(
+            f"Expected {len(groups)} models, one per group, each with {num_tasks} heads. "
+            f"Found {len(models)} with {sorted({m.num_tasks for m in models})}."
+        )
 
 
 def _trunk(model: LabelModel) -> Tensor:
@@ -263,6 +285,8 @@ def _trunk(model: LabelModel) -> Tensor:
 @torch.no_grad()
 def _project(models: Sequence[LabelModel], center: Tensor, radius: float) -> Tensor:
     """Hold the trunks within the radius; return the new centre."""
+    if radius == math.inf:
+        return center
     vectors = torch.stack([_trunk(model) for model in models])
     found, center = project_to_center(vectors, center, radius)
     for model, vector in zip(models, found, strict=True):

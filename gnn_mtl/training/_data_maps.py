@@ -29,6 +29,9 @@ from gnn_mtl.training._setup import training_loader
 class DataMaps:
     """Mean and spread over epochs of the probability of the true class, per node and task.
 
+    Confidence and variability of Swayamdipta et al., "Dataset Cartography", EMNLP 2020, arXiv
+    2009.10795.
+
     Args:
         y: True classes of the probe nodes ``[n, T]``.
         observed: Which of them are known, bool ``[n, T]``.
@@ -104,8 +107,8 @@ class DataMaps:
         """Return what was seen so far."""
         return {
             "epochs": self.epochs,
-            "mean": torch.from_numpy(self._mean),
-            "squares": torch.from_numpy(self._squares),
+            "mean": torch.from_numpy(self._mean.copy()),
+            "squares": torch.from_numpy(self._squares.copy()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

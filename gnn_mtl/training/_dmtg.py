@@ -121,6 +121,7 @@ def trunk_losses(
     tasks: tuple[int, ...],
     *,
     pos_weight: Tensor | None = None,
+    autocast: bool = False,
 ) -> Tensor:
     """Return the losses of some tasks on every trunk, ``[S, K]``, with their graph.
 
@@ -133,7 +134,8 @@ def trunk_losses(
             "Groups are learned by a model of several trunks (trunk_model, DMTG.build). Found "
             f"heads {type(heads).__name__}."
         )
-    logits = heads.all_logits(model.encoder(batch), tasks).float()
+    with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=autocast):
+        logits = heads.all_logits(model.encoder(batch), tasks).float()
     return torch.stack(
         [
             masked_bce(part, batch.y, batch.observed, tasks, pos_weight=pos_weight)
@@ -151,6 +153,7 @@ def dmtg_step(
     *,
     pos_weight: Tensor | None = None,
     grad_clip: float | None = None,
+    autocast: bool = False,
     skipped: Skipped | None = None,
     meter: CostMeter | None = None,
 ) -> tuple[tuple[int, ...], Tensor]:
@@ -166,6 +169,7 @@ def dmtg_step(
         options: Temperature and weight of the entropy.
         pos_weight: Weights of the tasks' positives ``[T]``.
         grad_clip: Largest norm of the gradient of the trunks.
+        autocast: Run the forward pass in bfloat16.
         skipped: Counts an update that is not finite and is left out.
         meter: Counts the passes; all trunks together count as one.
 
@@ -181,7 +185,7 @@ def dmtg_step(
     live = tuple(torch.nonzero(batch.observed.any(dim=0)).flatten().tolist())
     if not live:
         return (), torch.zeros(0)
-    own = trunk_losses(model, batch, live, pos_weight=pos_weight)
+    own = trunk_losses(model, batch, live, pos_weight=pos_weight, autocast=autocast)
     if not bool(torch.isfinite(own.detach()).all()):
         raise TrainingStoppedError(
             "Expected finite losses on all trunks. Found NaN or infinity. Lower --train.lr, or set "
@@ -254,8 +258,7 @@ def learn_groups(
     graph = graph.sealed()
     device = choose_device(config.device)
     model.to(device).train()
-    pos_weight = positive_weights(graph, config)
-    pos_weight = None if pos_weight is None else pos_weight.to(device)
+    pos_weight = positive_weights(graph, config, device)
     loader = training_loader(graph, model, config, seed=derive_seed(seed, "batches"))
     optimizers, skipped, cost, meter = Optimizers(model, config), Skipped(), Cost(), CostMeter()
     total = config.total_steps(len(loader))
@@ -268,12 +271,14 @@ def learn_groups(
             set_learning_rate(optimizers, config, step, total)
             live, _ = dmtg_step(
                 model, batch, optimizers, options, pos_weight=pos_weight,
-                grad_clip=config.grad_clip, skipped=skipped, meter=meter,
+                grad_clip=config.grad_clip, autocast=config.autocast == "bf16",
+                skipped=skipped, meter=meter,
             )  # fmt: skip
             cost.steps += bool(live)
             cost.label_gradients += len(live)
             progress.advance()
     cost.count(meter)
+    cost.count_skipped(skipped)
     cost.seconds = time.perf_counter() - started
     alpha = model.heads.alpha.detach().double()
     return LearnedGroups(

@@ -43,9 +43,27 @@ def evaluate_split(
     Warns:
         NonFiniteWarning: If a label's logits are not finite.
     """
-    nodes = graph.split_idx[split]
-    y, observed = graph.targets(nodes, split)
-    logits = exact_logits(model, graph, nodes, device=device)
+    logits = exact_logits(model, graph, graph.split_idx[split], device=device)
+    return scores_of(logits, graph, split, top_k=top_k, skipped=skipped)
+
+
+def scores_of(
+    logits: NDArray[np.float32],
+    graph: TaskGraph,
+    split: str,
+    *,
+    top_k: int | None = None,
+    skipped: Skipped | None = None,
+) -> Scores:
+    """Return the scores of the logits of a split's nodes ``[B, T]``; see :func:`evaluate_split`.
+
+    Raises:
+        TrainingStoppedError: If no label that could be scored has finite logits.
+
+    Warns:
+        NonFiniteWarning: If a label's logits are not finite.
+    """
+    y, observed = graph.targets(graph.split_idx[split], split)
     broken: NDArray[np.bool_] = np.any(~np.isfinite(logits) & observed, axis=0)
     if not broken.any():
         return evaluate(logits, y, observed, top_k=top_k)

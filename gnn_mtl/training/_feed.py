@@ -47,6 +47,11 @@ class Feed:
         pos_weight: Tensor | None,
         seed: int,
     ) -> None:
+        if config.probe == "streamed" and scheduler.observes_active:
+            raise UsageError(
+                "Streamed gradients sum up every step already. Use --scheduler.ema-source probe "
+                "with them, or another --train.probe."
+            )
         self.model, self.scheduler, self.config = model, scheduler, config
         self.pos_weight = pos_weight
         size = config.probe_batch_size
@@ -75,11 +80,6 @@ class Feed:
         """Give it the active tasks' gradients on their own batch, if it asks for them."""
         if not self.scheduler.needs_active_gradients:
             return
-        if self.streamed is not None:
-            raise UsageError(
-                "Streamed gradients sum up every step already. Use --scheduler.ema-source probe "
-                "with them, or another --train.probe."
-            )
         started, meter = time.perf_counter(), CostMeter()
         gradients = self._probe(batch, tasks, meter)
         self.scheduler.observe_active(gradients)

@@ -31,7 +31,7 @@ from gnn_mtl.training._cost import Cost
 from gnn_mtl.training._merge_states import State, average_states
 from gnn_mtl.training._merge_weights import refresh_batch_norm
 from gnn_mtl.training._optimizers import Optimizers, set_learning_rate
-from gnn_mtl.training._rounds import batches_between, copied_state, valid_score
+from gnn_mtl.training._rounds import batches_between, copied_state, step_options, valid_score
 from gnn_mtl.training._setup import choose_device, positive_weights, training_loader
 from gnn_mtl.training._skipped import Skipped
 from gnn_mtl.training._step import train_step
@@ -178,18 +178,22 @@ def fork_merge(
     total = config.total_steps(len(loader))
     per_round = options.epochs_per_round * len(loader)
     rounds: list[MergeRound] = []
+    pos_weight, skipped = positive_weights(graph, config, device), Skipped()
     cost, best = Cost(), copied_state(model)
     for start in range(0, total, per_round):
         stop = min(start + per_round, total)
         fork, states = copied_state(model), []
         for tasks in tasks_of:
             model.load_state_dict(fork)
-            _train(model, graph, loader, tasks, config, (start, stop, total), seed, cost)
+            _train(
+                model, graph, loader, tasks, config, (start, stop, total), seed, pos_weight,
+                skipped, cost,
+            )  # fmt: skip
             states.append(copied_state(model))
 
         def score(shares: NDArray[np.float64], states: Sequence[State] = states) -> float:
             _load(model, states, shares, tasks_of, names, options, loader)
-            return valid_score(model, graph, config, chosen)
+            return valid_score(model, graph, config, chosen, skipped=skipped)
 
         clock = time.perf_counter()
         shares, value, alone = search_merge(score, len(tasks_of), options.grid)
@@ -199,6 +203,7 @@ def fork_merge(
             best = copied_state(model)
         rounds.append(MergeRound(stop, alone, shares, value))
     model.load_state_dict(best)
+    cost.count_skipped(skipped)
     cost.seconds = time.perf_counter() - started
     scores = [done.score for done in rounds]
     return ForkMerged(tuple(rounds), int(np.nanargmax(scores)), cost)
@@ -212,14 +217,15 @@ def _train(
     config: Train,
     span: tuple[int, int, int],
     seed: int,
+    pos_weight: Tensor | None,
+    skipped: Skipped,
     cost: Cost,
 ) -> None:
     """Train one branch from step ``span[0]`` to before ``span[1]`` of ``span[2]``."""
     start, stop, total = span
     device = next(model.parameters()).device
-    optimizers, skipped, meter = Optimizers(model, config), Skipped(), CostMeter()
-    pos_weight = positive_weights(graph, config)
-    pos_weight = None if pos_weight is None else pos_weight.to(device)
+    optimizers, meter = Optimizers(model, config), CostMeter()
+    told = step_options(config, graph, pos_weight, skipped, meter)
     model.train()
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -228,11 +234,7 @@ def _train(
         torch.manual_seed(derive_seed(seed, "dropout", start))
         for step, batch in batches_between(loader, start, stop):
             set_learning_rate(optimizers, config, step, total)
-            live, _ = train_step(
-                model, batch, tasks, optimizers, pos_weight=pos_weight,
-                grad_clip=config.grad_clip, skipped=skipped, label_names=graph.label_names,
-                meter=meter,
-            )  # fmt: skip
+            live, _ = train_step(model, batch, tasks, optimizers, **told)
             cost.steps += bool(live)
             cost.label_gradients += len(live)
             progress.advance()
@@ -266,15 +268,24 @@ def merge_branches(
         shares: Weight of every branch.
         tasks_of: Tasks of every branch.
         row_names: Tensors ``[T, ...]`` whose row t belongs to task t.
+
+    Raises:
+        ShapeError: If the states do not match.
+        UsageError: If there is no state, or shares are negative, all 0 or of another number.
     """
     merged = average_states(states, shares)
-    for name in row_names:
-        for task in range(len(merged[name])):
-            held = [b for b, tasks in enumerate(tasks_of) if task in tasks]
-            if held:
-                weights = [shares[b] for b in held]
-                rows = [{"row": states[b][name][task]} for b in held]
-                merged[name][task] = average_states(rows, weights if any(weights) else None)["row"]
+    tasks_held_by: dict[tuple[int, ...], list[int]] = {}
+    for task in sorted({task for tasks in tasks_of for task in tasks}):
+        held = tuple(b for b, tasks in enumerate(tasks_of) if task in tasks)
+        tasks_held_by.setdefault(held, []).append(task)
+    for held, tasks in tasks_held_by.items():
+        weights = [shares[b] for b in held]
+        rows = average_states(
+            [{name: states[b][name][tasks] for name in row_names} for b in held],
+            weights if any(weights) else None,
+        )
+        for name in row_names:
+            merged[name][tasks] = rows[name]
     return merged
 
 

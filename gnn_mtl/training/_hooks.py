@@ -55,7 +55,8 @@ class StepHooks:
     ) -> Tensor | None:
         """Return weights ``[S]`` of the rows, or rows ``[S, P]`` to be summed instead of them.
 
-        Only the shared parameters are concerned: heads keep the gradients of their own losses.
+        Only the shared parameters are concerned, to which P counts those of adapters too (0 in the
+        rows of tasks of other groups): heads keep the gradients of their own losses.
         Weights cost one backward pass more, so that weights of 1 change no bit; so does None.
 
         Args:

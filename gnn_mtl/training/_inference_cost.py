@@ -75,7 +75,9 @@ def inference_cost(
             f"negative. Found {len(given)} models, {list(num_neighbors)}, {num_nodes}, {repeats}."
         )
     nodes = generator(seed, "inference cost").permutation(graph.num_nodes)[:num_nodes]
-    batches = [_batch(model, graph, nodes, num_neighbors, seed) for model in given]
+    kinds = [(model.encoder.num_hops, next(model.parameters()).device) for model in given]
+    sampled = {kind: _batch(graph, nodes, num_neighbors, seed, *kind) for kind in set(kinds)}
+    batches = [sampled[kind] for kind in kinds]
 
     def run() -> None:
         for model, batch in zip(given, batches, strict=True):
@@ -114,17 +116,17 @@ def _bag_flops(weight: Sequence[int], indices: Sequence[int], *_: Any, **__: Any
 
 
 def _batch(
-    model: LabelModel,
     graph: TaskGraph,
     nodes: np.ndarray,
     num_neighbors: Sequence[int],
     seed: int,
+    hops: int,
+    device: torch.device,
 ) -> MiniBatch:
-    hops = model.encoder.num_hops
     fan_outs = (list(num_neighbors) + [num_neighbors[-1]] * hops)[:hops]
     loader = NeighborLoader(
         graph, num_neighbors=fan_outs, batch_size=len(nodes), input_nodes=nodes, shuffle=False,
-        num_workers=0, seed=seed, device=next(model.parameters()).device,
+        num_workers=0, seed=seed, device=device,
     )  # fmt: skip
     return loader.batch(0, 0)
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +35,7 @@ from gnn_mtl.training._feed import Feed
 from gnn_mtl.training._group_updates import group_updates
 from gnn_mtl.training._hooks import StepHooks
 from gnn_mtl.training._optimizers import Optimizers, set_learning_rate
+from gnn_mtl.training._rounds import copied_state, step_options
 from gnn_mtl.training._setup import choose_device, positive_weights, training_loader
 from gnn_mtl.training._signals import StopSignal
 from gnn_mtl.training._skipped import Skipped
@@ -149,9 +149,7 @@ class _Training:
         self.cost, self.skipped = Cost(), Skipped()
         self.best_weights: dict[str, Tensor] | None = None
         self.top_k = labels_per_node(self.graph)
-        self.pos_weight = positive_weights(self.graph, config)
-        if self.pos_weight is not None:
-            self.pos_weight = self.pos_weight.to(self.device)
+        self.pos_weight = positive_weights(self.graph, config, self.device)
         self.loader = training_loader(self.graph, model, config, seed=derive_seed(seed, "batches"))
         self.feed = Feed(
             model, self.graph, scheduler, config, pos_weight=self.pos_weight,
@@ -227,8 +225,7 @@ class _Training:
             live, losses = self._update(batch, tasks)
         self.at.step += 1
         self.at.index += 1
-        self.cost.skipped_losses = sum(self.skipped.losses.values())
-        self.cost.skipped_updates = self.skipped.updates
+        self.cost.count_skipped(self.skipped)
         if self.writer is not None and live and self.at.step % self.config.log_every == 0:
             self.writer.log_train(
                 step=self.at.step, epoch=self.at.epoch, loss=float(losses.mean()),
@@ -238,11 +235,8 @@ class _Training:
     def _update(self, batch: MiniBatch, tasks: tuple[int, ...]) -> tuple[tuple[int, ...], Tensor]:
         """Make the step's updates; return the tasks that took part and their losses."""
         meter = CostMeter()
-        options: dict[str, Any] = {
-            "meter": meter, "pos_weight": self.pos_weight, "grad_clip": self.config.grad_clip,
-            "autocast": self.config.autocast == "bf16", "skipped": self.skipped,
-            "label_names": self.graph.label_names, "hooks": self.hooks, "step": self.at.step,
-        }  # fmt: skip
+        options = step_options(self.config, self.graph, self.pos_weight, self.skipped, meter)
+        options |= {"hooks": self.hooks, "step": self.at.step}
         updates = self.scheduler.updates()
         if len(updates) == 1 and not self.scheduler.needs_losses:
             weights = self.scheduler.task_weights()
@@ -283,8 +277,7 @@ class _Training:
         clock = time.perf_counter()
         scores = self._valid_scores()
         self.cost.eval_seconds += time.perf_counter() - clock
-        score = scores.macro[self.config.monitor]  # a label without a score counts as 0
-        score *= int(scores.scored.sum()) / int(scores.scorable.sum())
+        score = scores.mean(self.config.monitor)
         self.at.stale_evaluations += 1
         self.at.evaluated_step = self.at.step
         best = self.at.best_score
@@ -308,7 +301,7 @@ class _Training:
             self.model, self.graph, "valid", device=self.device, top_k=self.top_k,
             skipped=self.skipped,
         )  # fmt: skip
-        self.cost.skipped_scores = sum(self.skipped.scores.values())
+        self.cost.count_skipped(self.skipped)
         return scores
 
     def _tag(self) -> dict[str, int]:
@@ -367,8 +360,7 @@ class _Training:
         )  # fmt: skip
 
     def _save_best(self) -> None:
-        state = self.model.state_dict()
-        self.best_weights = {name: value.detach().clone() for name, value in state.items()}
+        self.best_weights = copied_state(self.model)
 
     def _load_best(self) -> None:
         if self.best_weights is not None:

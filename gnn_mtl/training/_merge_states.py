@@ -18,6 +18,9 @@ def average_states(
 ) -> dict[str, Tensor]:
     """Return the weighted mean of states, tensor by tensor.
 
+    Of models that share a start it is a uniform model soup (Wortsman et al., ICML 2022, arXiv
+    2203.05482).
+
     A weight of 0 leaves a state out altogether, so that weights 1, 0, 0 copy the first one bit for
     bit; tensors of whole numbers (batch counters) are those of the heaviest state.
 
@@ -89,6 +92,10 @@ def low_rank_states(base: State, states: Sequence[State], *, rank: int) -> dict[
     Each model's change of each matrix is replaced by its best approximation of that rank (truncated
     singular value decomposition): what separates the models is mostly noise of small singular
     values. Vectors (biases, norms) are averaged as they are. Full rank is the average.
+
+    Low-rank changes are those of Task Singular Vectors (Gargiulo et al., CVPR 2025), which sums
+    them after making the singular vectors of different tasks orthogonal; here they are averaged
+    as they are.
 
     Args:
         base: What the models were trained from.

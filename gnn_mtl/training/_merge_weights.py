@@ -51,7 +51,7 @@ def merge_models(
         method: ``"average"``, ``"ties"`` or ``"low_rank"``.
         base: What the models were trained from: their common initial weights, or the model they
             were fine-tuned from; needed by ``"ties"`` and ``"low_rank"``.
-        weights: Weight of each model, for ``"average"``; default: equal.
+        weights: Weight of each model, for ``"average"`` only; default: equal.
         owners: The group whose model's head serves each task ``[T]``; default: the first group
             that holds it.
         density: See :func:`ties_states`.
@@ -60,10 +60,13 @@ def merge_models(
 
     Raises:
         ShapeError: If the trunks or heads do not match.
-        UsageError: If the method is unknown, lacks its base, or heads have adapters.
+        UsageError: If the method is unknown, lacks its base or takes no weights, or heads have
+            adapters.
     """
     if method not in MERGE_METHODS:
         raise UsageError(f"`method` should be {', '.join(MERGE_METHODS)}. Found {method!r}.")
+    if weights is not None and method != "average":
+        raise UsageError(f"`weights` are for method='average'. Found them with {method!r}.")
     if len(models) != len(groups):
         raise UsageError(f"Expected one model per group, {len(groups)}. Found {len(models)}.")
     if any(model.group_parameters() for model in models):
@@ -156,9 +159,9 @@ def _rows(model: LabelModel, group: Sequence[int]) -> dict[int, int]:
 
 def _owners(groups: Grouping, owners: Sequence[int] | None) -> list[int]:
     """The group that serves each task: as given, else the first that holds it."""
-    holds = groups.memberships()
     if owners is None:
-        return [int(column.argmax()) for column in holds.T]
+        return groups.first_of().tolist()
+    holds = groups.memberships()
     found = [int(owner) for owner in owners]
     if len(found) != groups.num_tasks or not all(
         0 <= owner < len(groups) and holds[owner, task] for task, owner in enumerate(found)

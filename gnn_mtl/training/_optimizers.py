@@ -26,6 +26,7 @@ class Optimizers:
 
     def __init__(self, model: LabelModel, config: Train) -> None:
         self.base_lr = config.lr
+        self._group_parameters = model.heads.group_parameters
         decoupled = config.optimizer == "adamw"
         kind = torch.optim.AdamW if decoupled else torch.optim.Adam
         self.shared_parameters = [*model.shared_parameters(), *model.group_parameters()]
@@ -77,12 +78,15 @@ class Optimizers:
     ) -> None:
         """Update the shared parameters and the rows of ``tasks``.
 
+        Parameters of groups that serve none of them lose their gradient and stay as they are.
+
         Args:
             tasks: The tasks that took part.
             group: The group whose turn it is, for moments kept by group; default ``tasks``.
             as_it_is: Subtract the shared gradient times the learning rate, past Adam and its
                 moments, with decoupled weight decay.
         """
+        self._forget_other_groups(tasks)
         if as_it_is:
             self._subtract()
             self.heads.step(tasks)
@@ -92,6 +96,13 @@ class Optimizers:
         if self.grouped is not None:
             self.grouped.step(tuple(tasks if group is None else group))
         self.heads.step(tasks)
+
+    def _forget_other_groups(self, tasks: Sequence[int]) -> None:
+        """Take the gradient, a zero as it may be, from groups without an active task."""
+        served = set(map(id, self._group_parameters(tasks)))
+        for parameter in self._group_parameters():
+            if id(parameter) not in served:
+                parameter.grad = None
 
     @torch.no_grad()
     def _subtract(self) -> None:

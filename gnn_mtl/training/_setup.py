@@ -64,7 +64,9 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def positive_weights(graph: TaskGraph, config: Train) -> Tensor | None:
+def positive_weights(
+    graph: TaskGraph, config: Train, device: torch.device | None = None
+) -> Tensor | None:
     """Return the weight of each task's positives ``[T]`` that the configuration asks for."""
     if config.pos_weight == "none":
         return None
@@ -73,4 +75,4 @@ def positive_weights(graph: TaskGraph, config: Train) -> Tensor | None:
     ratio = negatives / positives.clamp(min=1)
     if config.pos_weight == "sqrt":
         ratio = ratio.sqrt()
-    return ratio.clamp(min=1, max=100).float()
+    return ratio.clamp(min=1, max=100).float().to(device)

@@ -12,19 +12,20 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from gnn_mtl._core.cost import CostMeter
 from gnn_mtl._core.errors import InterruptedRunError, ShapeError, UsageError
 from gnn_mtl._core.seeding import derive_seed, generator
 from gnn_mtl.datasets import TaskGraph
 from gnn_mtl.metrics import f1, ranking_scores
-from gnn_mtl.nn import LabelModel, exact_logits
-from gnn_mtl.nn._heads import Heads
+from gnn_mtl.nn import Heads, LabelModel, exact_logits
 from gnn_mtl.training._config import Train
 from gnn_mtl.training._cost import Cost
 from gnn_mtl.training._optimizers import Optimizers, set_learning_rate
+from gnn_mtl.training._rounds import copied_state, step_options
 from gnn_mtl.training._setup import choose_device, positive_weights, training_loader
+from gnn_mtl.training._skipped import Skipped
 from gnn_mtl.training._step import train_step
 
 SubsetMetric = Literal["loss", "ap", "auroc", "f1"]
@@ -122,19 +123,7 @@ def task_model(
         if heads.num_tasks != len(tasks):
             raise ShapeError(f"`heads` should be of {len(tasks)} tasks. Found {heads.num_tasks}.")
         return LabelModel(copy.deepcopy(model.encoder), heads)
-    if model.heads.group_parameters():
-        raise UsageError(
-            "The heads of some tasks can be cut out where every parameter has a row a task. Found "
-            f"{type(model.heads).__name__}; begin with fresh heads."
-        )
-    rows = torch.as_tensor(list(tasks), dtype=torch.int64)
-    chosen = copy.deepcopy(model.heads)
-    for name, value in list(chosen.named_parameters()):  # row t belongs to task t: Heads' contract
-        owner, _, leaf = name.rpartition(".")
-        rest = nn.Parameter(value.detach()[rows.to(value.device)].clone())
-        setattr(chosen.get_submodule(owner), leaf, rest)
-    chosen.num_tasks = len(rows)
-    return LabelModel(copy.deepcopy(model.encoder), chosen)
+    return LabelModel(copy.deepcopy(model.encoder), model.heads.select(tasks))
 
 
 def _train(
@@ -153,10 +142,10 @@ def _train(
         batch_size=max(1, round(config.batch_size * train_share)),
     )  # fmt: skip
     tasks = tuple(range(model.num_tasks))
-    pos_weight = positive_weights(graph, config)
-    if pos_weight is not None:
-        pos_weight = pos_weight.to(next(model.parameters()).device)
+    pos_weight = positive_weights(graph, config, next(model.parameters()).device)
     optimizers, cost, meter = Optimizers(model, config), Cost(), CostMeter()
+    skipped = Skipped()
+    told = step_options(config, graph, pos_weight, skipped, meter)
     total_steps = config.total_steps(len(loader))
     best, best_epoch, stale = -math.inf, 0, 0
     best_weights: dict[str, Tensor] | None = None
@@ -165,10 +154,7 @@ def _train(
         model.train()
         for batch in loader.epoch_batches(epoch):
             set_learning_rate(optimizers, config, cost.steps, total_steps)
-            live, _ = train_step(
-                model, batch, tasks, optimizers, pos_weight=pos_weight, meter=meter,
-                grad_clip=config.grad_clip, autocast=config.autocast == "bf16",
-            )  # fmt: skip
+            live, _ = train_step(model, batch, tasks, optimizers, **told)
             cost.steps += 1
             cost.label_gradients += len(live)
             if cost.steps == total_steps:
@@ -179,15 +165,16 @@ def _train(
         if epoch % config.eval_every and cost.steps < total_steps:
             continue
         clock = time.perf_counter()
-        score = _mean(_valid_scores(model, graph, (monitor,))[monitor])
+        score = _mean(_valid_scores(model, graph, (monitor,), skipped)[monitor])
         cost.eval_seconds += time.perf_counter() - clock
         stale += 1
         if score > best or best_weights is None:
             best, best_epoch, stale = score if score == score else -math.inf, epoch, 0
-            best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            best_weights = copied_state(model)
     if best_weights is not None:
         model.load_state_dict(best_weights)
-    scores = _valid_scores(model, graph, SUBSET_METRICS)
+    scores = _valid_scores(model, graph, SUBSET_METRICS, skipped)
+    cost.count_skipped(skipped)
     cost.seconds = time.perf_counter() - started
     cost.count(meter)
     return SubsetScores(scores, best_epoch, cost)
@@ -204,13 +191,15 @@ def _sampled(graph: TaskGraph, share: float, seed: int) -> NDArray[np.int64]:
 
 
 def _valid_scores(
-    model: LabelModel, graph: TaskGraph, wanted: Sequence[str]
+    model: LabelModel, graph: TaskGraph, wanted: Sequence[str], skipped: Skipped
 ) -> dict[str, NDArray[np.float64]]:
     """Validation scores per task; all NaN for a task whose logits are not finite."""
     nodes = graph.split_idx["valid"]
     y, observed = graph.targets(nodes, "valid")
     logits = exact_logits(model, graph, nodes, device=next(model.parameters()).device)
     broken = (~np.isfinite(logits) & observed).any(axis=0)
+    if broken.any():
+        skipped.count(np.flatnonzero(broken).tolist(), graph.label_names, "score")
     observed = observed & ~broken
     found: dict[str, NDArray[np.float64]] = {}
     if "loss" in wanted:

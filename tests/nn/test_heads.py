@@ -43,6 +43,18 @@ def test_a_subset_is_its_columns(heads, h, tasks, as_tensor):
     torch.testing.assert_close(heads(h, chosen), heads(h)[:, tasks])
 
 
+@pytest.mark.parametrize("tasks", [[0], [4, 1, 5], list(range(T))])
+def test_selected_heads_are_copies_of_their_rows(heads, h, tasks):
+    part = heads.select(tasks)
+    assert part.num_tasks == len(tasks)
+    torch.testing.assert_close(part(h), heads(h)[:, tasks])
+    before = heads(h).detach()
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.zero_()
+    assert torch.equal(heads(h), before)
+
+
 def test_rows_belong_to_tasks(heads, h):
     """A task's logit reads row t of every parameter and no other."""
     for t in range(T):

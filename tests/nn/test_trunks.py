@@ -206,3 +206,25 @@ def test_the_regulator_scales_gradients_only(batch_of):
 def test_bad_arguments(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+@pytest.mark.parametrize("tasks", [[1, 3], [4, 0, 2], [2]])
+@pytest.mark.parametrize("kind", ["branch", "trunk"])
+def test_heads_of_some_tasks_keep_their_trunks(kind, tasks, batch_of):
+    config = CONFIGS["sage"]
+    model = (
+        branch_model(config, 6, GROUPS)
+        if kind == "branch"
+        else trunk_model(config, 6, T, K, noise=0.5, regulate=True)
+    )
+    batch = batch_of(2)
+    warm(model, batch)
+    part = model.heads.select(tasks)
+    h = model.encoder(batch)
+    torch.testing.assert_close(part(h), model.heads(h)[:, tasks])
+    ids, residual = torch.arange(len(tasks)), torch.randn(len(h), len(tasks))
+    expected = torch.autograd.grad((part(h) * residual).sum(), h)[0]
+    found = part.representation_gradients(h.detach(), residual, ids).sum(dim=0)
+    torch.testing.assert_close(found, expected)
+    if kind == "trunk":
+        assert part.scale == 1 / math.sqrt(len(tasks))

@@ -27,6 +27,13 @@ def test_overlap_is_allowed_and_known():
     assert not Grouping.of([[0, 1], [1, 2]], 3).is_disjoint
 
 
+def test_the_first_group_that_holds_each_task():
+    grouping = Grouping.of([[3, 4], [0, 3], [1, 2, 0], [2]], 5)
+    first = [next(n for n, group in enumerate(grouping.groups) if t in group) for t in range(5)]
+    assert grouping.first_of().tolist() == first == [0, 0, 0, 1, 3]
+    assert grouping.first_of().dtype == np.int64
+
+
 def test_repr_is_the_value():
     grouping = Grouping.of([[2, 0], [1]], 3, "m")
     assert eval(repr(grouping)) == grouping  # noqa: S307

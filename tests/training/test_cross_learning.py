@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from gnn_mtl._core.errors import ShapeError, UsageError
+from gnn_mtl._core.errors import NonFiniteWarning, ShapeError, UsageError
 from gnn_mtl.nn import SAGE, LabelModel, Linear, exact_logits
 from gnn_mtl.tasks import Grouping
 from gnn_mtl.training import (
@@ -138,6 +138,40 @@ def test_no_radius_is_one_training_per_group(tiny, models, new_model, budget):
         )
 
 
+def test_one_broken_head_does_not_end_it(tiny, models, budget):
+    """The mean that chooses takes it as 0; the scores leave it out."""
+    with torch.no_grad():
+        models[0].heads.weight[3, 0] = torch.nan
+    with pytest.warns(NonFiniteWarning) as warned:
+        done = cross_learn(models, tiny, GROUPS, budget())
+    assert len([w for w in warned if "score of 1 task(s)" in str(w.message)]) == 1
+    assert done.cost.skipped_scores == 3
+    assert done.cost.skipped_losses == 12
+    with pytest.warns(NonFiniteWarning, match="task_3"):
+        found = evaluate_groups(models, GROUPS, tiny, "valid")
+    assert found.macro == done.valid
+    assert np.isnan(found.per_label["ap"]).tolist() == [False, False, False, True, False]
+
+
+def test_bfloat16_reaches_the_steps(tiny, models, new_model, budget):
+    cross_learn(models, tiny, GROUPS, budget(autocast="bf16"), seed=1)
+    single = [new_model() for _ in models]
+    cross_learn(single, tiny, GROUPS, budget(), seed=1)
+    assert not torch.equal(models[0].heads.weight, single[0].heads.weight)
+
+
+@pytest.mark.parametrize("radius", [0.5, float("inf")])
+def test_a_step_has_one_projection_at_most(tiny, models, budget, radius, monkeypatch):
+    import gnn_mtl.training._cross_learning as module
+
+    calls, original = [], module.project_to_center
+    monkeypatch.setattr(
+        module, "project_to_center", lambda *args: calls.append(1) or original(*args)
+    )
+    cross_learn(models, tiny, GROUPS, budget(), CrossLearning(radius=radius))
+    assert len(calls) == (12 if radius == 0.5 else 0)
+
+
 def test_logits_come_from_the_tasks_own_model(tiny, models):
     groups = Grouping.of([[0, 3], [1, 2, 3, 4]], T)
     with torch.no_grad():
@@ -166,6 +200,8 @@ def test_bad_arguments(call, error, message):
 def test_bad_models(tiny, models, budget):
     with pytest.raises(UsageError, match="one per group"):
         cross_learn(models[:1], tiny, GROUPS, budget())
+    with pytest.raises(UsageError, match="one per group"):
+        evaluate_groups(models[:1], GROUPS, tiny, "valid")
     wide = LabelModel(SAGE(hidden_channels=9).build(6), Linear().build(9, T))
     with pytest.raises(ShapeError, match="one shape"):
         cross_learn([models[0], wide], tiny, GROUPS, budget())

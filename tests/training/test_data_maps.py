@@ -55,9 +55,13 @@ def test_state_goes_on(cells):
         first.add(p)
     second.load_state_dict(first.state_dict())
     first.add(np.zeros((7, 4)))  # no memory is shared
+    kept = second.state_dict()
+    before = {name: kept[name].numpy().copy() for name in ("mean", "squares")}
     for p in epochs[4:]:
         second.add(p)
     assert np.array_equal(second.features(), whole.features())
+    for name, value in before.items():
+        assert np.array_equal(kept[name], value)
     assert second.epochs == 9
 
 

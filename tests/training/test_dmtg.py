@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnn_mtl._core.errors import TrainingStoppedError, UsageError
+from gnn_mtl._core.errors import NonFiniteWarning, TrainingStoppedError, UsageError
 from gnn_mtl.datasets import planted
 from gnn_mtl.nn import MLP, SAGE, exact_logits, masked_bce, prune
 from gnn_mtl.schedulers import JointScheduler
@@ -124,6 +124,25 @@ def test_learning_is_a_function_of_the_seed(tiny, options, budget, assert_same_w
     np.testing.assert_allclose(found[0].memberships.sum(1), 1.0)
     best = found[0].memberships.argmax(1)
     assert found[0].grouping == Grouping.from_assignments(best)
+
+
+def test_bfloat16_reaches_the_steps(tiny, options, budget):
+    trained = []
+    for autocast in ("none", "bf16"):
+        torch.manual_seed(0)
+        trained.append(options.build(SAGE(hidden_channels=8), 6, T))
+        learn_groups(trained[-1], tiny, budget(autocast=autocast), options)
+    assert not torch.equal(trained[0].heads.weight, trained[1].heads.weight)
+
+
+def test_updates_left_out_are_counted(tiny, model, options, budget):
+    breaks = iter([True, False, True, True])
+    first = model.shared_parameters()[0]
+    first.register_hook(lambda grad: grad * (torch.nan if next(breaks, False) else 1))
+    with pytest.warns(NonFiniteWarning, match="gradient of the shared"):
+        done = learn_groups(model, tiny, budget(), options)
+    assert done.cost.skipped_updates == 3
+    assert done.cost.steps == 12 - 3
 
 
 def test_the_pruned_model_is_the_full_one_and_trains_on(tiny, model, options, budget):

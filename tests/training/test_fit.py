@@ -1,7 +1,6 @@
 """``fit``: schedules, sealed labels, model choice, interruption and resume."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from gnn_mtl._core.errors import (
     UsageError,
 )
 from gnn_mtl.datasets import TaskGraph, planted
+from gnn_mtl.metrics import Scores
 from gnn_mtl.nn import MLP, SAGE, LabelModel, Linear, exact_logits
 from gnn_mtl.schedulers import ColoringScheduler, JointScheduler, RandomGroupsScheduler
 from gnn_mtl.training import (
@@ -56,9 +56,10 @@ def scripted(monkeypatch, scores):
 
     def evaluate(model, graph, split, **options):
         assert split == "valid"
-        score, every = next(remaining), np.ones(T, dtype=bool)
+        score, every = next(remaining), np.ones(T, dtype=np.int64)
         means = {"ap": score, "auroc": score / 2, "f1": 0.0}
-        return SimpleNamespace(macro=means, scored=every, scorable=every)
+        per_label = {name: np.full(T, value) for name, value in means.items()}
+        return Scores(means, per_label, positives=every, observed=2 * every, top_k=1)
 
     monkeypatch.setattr(f"{LOOP}.evaluate_split", evaluate)
 

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from gnn_mtl._core.errors import UsageError
-from gnn_mtl.training import ForkMerge, evaluate_split, fork_merge, merge_branches, search_merge
+from gnn_mtl._core.errors import NonFiniteWarning, UsageError
+from gnn_mtl.schedulers import JointScheduler
+from gnn_mtl.training import (
+    ForkMerge,
+    Skipped,
+    evaluate_split,
+    fit,
+    fork_merge,
+    merge_branches,
+    search_merge,
+)
+from gnn_mtl.training._rounds import valid_score
 
 T = 5
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -72,6 +82,64 @@ def test_rows_are_merged_among_those_who_train_them():
     assert found["head"].flatten().tolist() == [15.0, 20.0, 30.0]  # nobody else trains 2
     states[0]["head"][0] += 1  # the others hold copies
     assert found["head"][0] == 15.0
+
+
+def test_overlapping_rows_are_merged_task_by_task():
+    """Against the mean written out for each task, bit for bit."""
+    g = torch.Generator().manual_seed(0)
+    states = [
+        {"trunk": torch.randn(3, generator=g), "w": torch.randn(6, 2, generator=g),
+         "b": torch.randn(6, generator=g)}
+        for _ in range(3)
+    ]  # fmt: skip
+    tasks_of, shares = [(0, 1, 2), (1, 2, 3), (3, 4)], [0.3, 0.7, 0.0]
+    found = merge_branches(states, shares, tasks_of, {"w", "b"})
+    for name in ("w", "b"):
+        for task in range(6):
+            held = [b for b in range(3) if task in tasks_of[b]] or [0, 1, 2]
+            weights = np.array([shares[b] for b in held])
+            weights = weights / weights.sum() if weights.any() else np.full(len(held), 1.0)
+            pairs = [
+                (states[b][name][task].double(), w) for b, w in zip(held, weights, strict=True) if w
+            ]
+            expected = sum(value * float(w) for value, w in pairs).float()
+            assert torch.equal(found[name][task], expected)
+
+
+def test_a_branch_that_breaks_heads_is_not_better_for_it(new_model, make_graph, budget):
+    """Its mean over the only label left would beat every mean over all of them."""
+    graph, model = make_graph(), new_model()
+    fit(model, graph, JointScheduler(T), budget())
+    scores = evaluate_split(model, graph, "valid")
+    best = int(np.nanargmax(scores.per_label["ap"]))
+    others = [task for task in range(T) if task != best]
+    with torch.no_grad():
+        model.heads.weight[others, 0] = torch.nan
+    skipped = Skipped()
+    with pytest.warns(NonFiniteWarning):
+        left = valid_score(model, graph, budget(), skipped=skipped)
+    assert left == pytest.approx(scores.per_label["ap"][best] / T)
+    assert valid_score(model, graph, budget(), others, skipped=skipped) == 0.0
+    assert valid_score(model, graph, budget(), [best], skipped=skipped) == pytest.approx(T * left)
+
+
+def test_what_is_not_finite_is_counted(tiny, new_model, budget):
+    model = new_model()
+    with torch.no_grad():
+        model.heads.weight[3, 0] = torch.nan
+    options = ForkMerge(epochs_per_round=3, grid=(0, 1))
+    with pytest.warns(NonFiniteWarning) as warned:
+        done = fork_merge(model, tiny, GROUPS, budget(), options)
+    assert len(warned) == 2  # a loss, a score
+    assert done.cost.skipped_losses == 12
+    assert done.cost.skipped_scores == 2
+
+
+def test_bfloat16_reaches_the_steps(tiny, new_model, budget):
+    half, single = new_model(), new_model()
+    fork_merge(half, tiny, GROUPS, budget(autocast="bf16"))
+    fork_merge(single, tiny, GROUPS, budget())
+    assert not torch.equal(half.heads.weight, single.heads.weight)
 
 
 def test_a_harmful_branch_changes_no_bit(tiny, new_model, budget):

@@ -41,6 +41,10 @@ def test_aggregations_by_hand(tiny):
 
 def test_one_forward_or_one_per_group(tiny):
     one = inference_cost(joint(), tiny, repeats=0)
+    deep = joint(SAGE(hidden_channels=H, num_layers=3).build(F))
+    of_two_depths = inference_cost([joint(), deep], tiny, repeats=0).mflops_per_node
+    alone = inference_cost(deep, tiny, repeats=0).mflops_per_node
+    assert of_two_depths == pytest.approx(one.mflops_per_node + alone)
     three = inference_cost([joint() for _ in range(3)], tiny, repeats=0)
     assert three.forwards == 3 * one.forwards == 3
     assert three.parameters == 3 * one.parameters

@@ -186,6 +186,10 @@ def test_owners_of_overlapping_groups():
         (lambda: merge_models([model(T, 0)], GROUPS), UsageError, "one model per group, 3"),
         (lambda: merge_models([model(T, 0)] * 3, GROUPS, method="max"), UsageError, "low_rank"),
         (lambda: merge_models([model(T, 0)] * 3, GROUPS, method="ties"), UsageError, "`base`"),
+        (
+            lambda: merge_models([model(T, 0)] * 3, GROUPS, method="ties", weights=[1, 1, 1]),
+            UsageError, "`weights` are for method='average'",
+        ),
         (lambda: merge_models([model(3, 0)] * 3, GROUPS), ShapeError, "for its 2 tasks"),
         (
             lambda: merge_models([model(T, 0), model(T, 0), model(T, 0, MLPHead())], GROUPS),

@@ -32,10 +32,26 @@ def test_streaming_changes_no_weight_of_a_joint_training(
     tiny, new_model, budget, assert_same_weights
 ):
     """Colouring at tau = 1 trains jointly and asks at the end of a warm-up only."""
-    one, other = new_model(), new_model()
+    one, other, warm = new_model(), new_model(), new_model()
     fit(one, tiny, JointScheduler(5), budget())
     fit(other, tiny, schedule(tau=1.0), budget(probe="streamed"))
     assert_same_weights(one, other)
+    config = budget(probe="streamed", stream_every=2)
+    done = fit(warm, tiny, schedule(warmup_steps=12), config)
+    assert done.cost.probes > 0
+    assert_same_weights(one, warm)
+
+
+@pytest.mark.parametrize("source", ["active", "both"])
+def test_gradients_of_active_tasks_are_refused_before_the_first_step(
+    source, tiny, new_model, budget, steps_seen, assert_same_weights
+):
+    """Also where the warm-up would not ask for them yet."""
+    model = new_model()
+    with pytest.raises(UsageError, match="ema-source probe"):
+        fit(model, tiny, schedule(ema_source=source, warmup_steps=6), budget(probe="streamed"))
+    assert not steps_seen.list
+    assert_same_weights(model, new_model())
 
 
 def test_what_is_watched_does_not_change_the_steps(tiny, new_model, budget, assert_same_weights):
