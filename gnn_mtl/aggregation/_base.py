@@ -1,0 +1,294 @@
+"""``Aggregator``: from the gradients of several tasks to one direction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnn_mtl._core.errors import ShapeError, UsageError
+from gnn_mtl._core.seeding import generator
+from gnn_mtl.aggregation._norm import Norm, check_norm, rescaled
+
+Promise = Literal[
+    "permutation",
+    "scaling",
+    "task_scaling",
+    "nonnegative",
+    "non_conflicting",
+    "stationary",
+    "sum_without_conflict",
+]
+"""What an aggregator guarantees, and the contract battery therefore checks; G is the Gramian, w the
+weights before :data:`Norm` is applied.
+
+- ``permutation``: tasks in another order get the same weights in that order;
+- ``scaling``: the direction does not turn when all gradients are multiplied by one number;
+- ``task_scaling``: nor when each is multiplied by a positive number of its own;
+- ``nonnegative``: w >= 0;
+- ``non_conflicting``: G w >= 0, no task's loss rises to first order;
+- ``stationary``: the direction vanishes where a convex combination of the gradients does;
+- ``sum_without_conflict``: all w are equal where no two gradients conflict.
+"""
+
+DEAD = 1e-24
+"""Squared norms below this share of the largest count as zero."""
+
+
+class Aggregator(ABC):
+    """Combines the gradients of the tasks that take part in an update.
+
+    A schedule selects the tasks; an aggregator settles what the selected ones do to the shared
+    parameters. Their number changes from step to step, so all state is kept by task id, in
+    ``state``: tensors whose first dimension is the task.
+
+    Args:
+        num_tasks: Number of tasks T of the graph, not of an update.
+        seed: Seed of random choices; each call has its own stream, so that resumed runs agree.
+
+    Attributes:
+        kind: Name on the command line.
+        promises: What holds for any input; see :data:`Promise`.
+    """
+
+    kind: ClassVar[str]
+    promises: ClassVar[frozenset[Promise]] = frozenset()
+
+    def __init__(self, num_tasks: int, *, seed: int = 0) -> None:
+        if num_tasks < 1:
+            raise UsageError(f"An aggregator needs at least one task. Found {num_tasks}.")
+        self.num_tasks, self.seed, self.calls = num_tasks, seed, 0
+        self.state: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def __call__(
+        self,
+        jacobian: Tensor,
+        *,
+        tasks: Sequence[int] | None = None,
+        losses: Tensor | None = None,
+    ) -> Tensor:
+        """Return the direction ``[P]`` to descend against, from gradients ``[S, P]``.
+
+        Args:
+            jacobian: One row per task.
+            tasks: Task id of every row; default 0, ..., S - 1.
+            losses: Losses ``[S]``; default 1.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state: tensors and JSON values."""
+        return {
+            "kind": self.kind, "num_tasks": self.num_tasks, "calls": self.calls,
+            **{name: value.clone() for name, value in self.state.items()},
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict` of an aggregator built with the same arguments.
+
+        Raises:
+            UsageError: If the state is of another aggregator or incomplete.
+        """
+        found = (state.get("kind"), state.get("num_tasks"))
+        if found != (self.kind, self.num_tasks) or not self.state.keys() <= state.keys():
+            raise UsageError(
+                f"Expected the state of {self.kind!r} for {self.num_tasks} tasks with "
+                f"{sorted(self.state)}. Found {found[0]!r} for {found[1]} with {sorted(state)}."
+            )
+        self.calls = int(state["calls"])
+        for name, old in self.state.items():
+            new = torch.as_tensor(state[name])
+            if new.shape != old.shape:
+                raise UsageError(
+                    f"`{name}` should have shape {list(old.shape)}. Found {list(new.shape)}; "
+                    "build the aggregator with the arguments it was saved with."
+                )
+            self.state[name] = new.to(old)
+
+    def _ids(self, tasks: Sequence[int] | None, size: int) -> Tensor:
+        """The task ids as int64 ``[S]``, checked."""
+        ids = torch.as_tensor(list(range(size) if tasks is None else tasks), dtype=torch.int64)
+        if len(ids) != size or not size:
+            raise ShapeError(f"`tasks` should name {size} tasks, at least one. Found {len(ids)}.")
+        if int(ids.min()) < 0 or int(ids.max()) >= self.num_tasks or len(ids.unique()) < size:
+            raise UsageError(
+                f"`tasks` should be distinct ids below {self.num_tasks}. Found {ids.tolist()[:8]}."
+            )
+        return ids
+
+    def _draw(self) -> np.random.Generator:
+        """Return the random stream of this call."""
+        return generator(self.seed, "aggregator", self.kind, self.calls)
+
+
+class Weighting(Aggregator):
+    r"""An aggregator whose direction is :math:`J^\top w`: it only has to find the weights w.
+
+    Args:
+        num_tasks: Number of tasks T.
+        norm: How long the direction is made; see :data:`Norm`.
+        seed: Seed of random choices.
+
+    Attributes:
+        needs: ``"losses"``: the weights depend on losses alone; ``"gramian"``: on the inner
+            products of the gradients too.
+        acts_on: ``"losses"``: the weights multiply the losses, heads included; ``"gradients"``:
+            those of the shared parameters only, and heads learn from their own losses.
+        looks_after: Whether :meth:`observe_after` wants the losses after the update.
+    """
+
+    needs: ClassVar[Literal["losses", "gramian"]] = "gramian"
+    acts_on: ClassVar[Literal["losses", "gradients"]] = "gradients"
+    looks_after: ClassVar[bool] = False
+
+    def __init__(self, num_tasks: int, *, norm: Norm = "native", seed: int = 0) -> None:
+        super().__init__(num_tasks, seed=seed)
+        check_norm(norm)
+        self.norm: Norm = norm
+
+    def weights(
+        self,
+        gramian: Tensor | None = None,
+        *,
+        tasks: Sequence[int] | None = None,
+        losses: Tensor | None = None,
+    ) -> Tensor:
+        """Return the tasks' weights, float64 ``[S]`` on the CPU; updates the state.
+
+        Args:
+            gramian: Inner products of the gradients ``[S, S]``, from any device; tasks whose row is
+                zero (no gradient in this batch) take no part and get weight 1 (``acts_on`` losses)
+                or 0. May be missing where ``needs`` is ``"losses"``.
+            tasks: Task id of every row; default 0, ..., S - 1.
+            losses: Losses ``[S]``, unweighted; default 1.
+
+        Raises:
+            ShapeError: If shapes do not fit together.
+            UsageError: If the Gramian is missing, or anything is not finite: leave such tasks out.
+        """
+        if gramian is None and losses is None:
+            raise UsageError("`weights` needs a Gramian or losses. Found neither.")
+        if gramian is None and self.needs == "gramian":
+            raise UsageError(f"{self.kind} needs the Gramian of the gradients. Found none.")
+        size = len(losses) if gramian is None else len(gramian)  # type: ignore[arg-type]
+        ids = self._ids(tasks, size)
+        losses = _vector(losses, size)
+        if gramian is None or self.needs == "losses":
+            found = self._weights(ids, losses, None)
+        else:
+            found = self._alive_weights(ids, losses, _square(gramian, size))
+        self.calls += 1
+        return found
+
+    def _alive_weights(self, ids: Tensor, losses: Tensor, gramian: Tensor) -> Tensor:
+        """Weights of the tasks with a gradient; the others take no part."""
+        squares = gramian.diagonal()
+        alive = squares > DEAD * squares.max()
+        found = torch.full_like(losses, 1.0 if self.acts_on == "losses" else 0.0)
+        if bool(alive.any()):
+            within = gramian[alive][:, alive]
+            weights = self._weights(ids[alive], losses[alive], within)
+            found[alive] = rescaled(weights, within, self.norm)
+        return found
+
+    @abstractmethod
+    def _weights(self, tasks: Tensor, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """Return the weights ``[S]`` of at least one task; everything is finite, and float64.
+
+        Args:
+            tasks: Their ids, int64 ``[S]``.
+            losses: Their losses ``[S]``.
+            gramian: Inner products ``[S, S]`` with a positive diagonal, or None if not needed.
+        """
+
+    def observe_after(self, losses: Tensor, *, tasks: Sequence[int]) -> None:  # noqa: ARG002
+        """Take in the losses of the same tasks on the same batch after the update."""
+        raise UsageError(f"{self.kind} does not look at the losses after an update.")
+
+    def __call__(
+        self,
+        jacobian: Tensor,
+        *,
+        tasks: Sequence[int] | None = None,
+        losses: Tensor | None = None,
+    ) -> Tensor:
+        """Return ``weights(J J^T) @ J``; see :class:`Aggregator`."""
+        rows = jacobian.detach().double()
+        weights = self.weights(
+            rows @ rows.T,
+            tasks=tasks,
+            losses=losses if losses is not None else torch.ones(len(rows)),
+        )
+        return (weights.to(rows.device) @ rows).to(jacobian.dtype)
+
+
+class RowAggregator(Aggregator):
+    """An aggregator that needs the gradients themselves: its direction is no fixed combination.
+
+    Attributes:
+        rows_are_steps: Whether the rows are subtracted, times the learning rate, as they are, past
+            the optimizer's own moments.
+    """
+
+    rows_are_steps: ClassVar[bool] = False
+
+    @abstractmethod
+    def rows(self, jacobian: Tensor, *, tasks: Sequence[int] | None = None) -> Tensor:
+        """Return what is summed instead of the gradients, ``[S, P]``; updates the state.
+
+        Args:
+            jacobian: Gradients ``[S, P]``, finite.
+            tasks: Task id of every row; default 0, ..., S - 1.
+        """
+
+    def __call__(
+        self,
+        jacobian: Tensor,
+        *,
+        tasks: Sequence[int] | None = None,
+        losses: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return the sum of :meth:`rows`; see :class:`Aggregator`."""
+        return self.rows(jacobian, tasks=tasks).sum(dim=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregatorConfig(ABC):
+    """Base of the configurations: frozen, checked when made, of JSON values only."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def build(self, num_tasks: int, seed: int = 0) -> Aggregator:
+        """Build the aggregator for ``num_tasks`` tasks; ``seed`` is the run's."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return ``{"kind": ..., field: value, ...}``."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+def _vector(losses: Tensor | None, size: int) -> Tensor:
+    """Losses as float64 ``[S]`` on the CPU, checked."""
+    if losses is None:
+        return torch.ones(size, dtype=torch.float64)
+    losses = losses.detach().to("cpu", torch.float64)
+    if losses.shape != (size,):
+        raise ShapeError(f"`losses` should have shape [{size}]. Found {list(losses.shape)}.")
+    if not bool(losses.isfinite().all()):
+        raise UsageError("`losses` should be finite. Leave out the tasks whose loss is not.")
+    return losses
+
+
+def _square(gramian: Tensor, size: int) -> Tensor:
+    """The Gramian as symmetric float64 ``[S, S]`` on the CPU, checked."""
+    gramian = gramian.detach().to("cpu", torch.float64)
+    if gramian.shape != (size, size):
+        raise ShapeError(f"`gramian` should be square. Found {list(gramian.shape)}.")
+    if not bool(gramian.isfinite().all()):
+        raise UsageError("`gramian` should be finite. Leave out the tasks whose gradient is not.")
+    return (gramian + gramian.T) / 2

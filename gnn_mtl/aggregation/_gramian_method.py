@@ -1,0 +1,96 @@
+"""``GramianMethod``: the base of methods that are one formula from a Gramian to weights."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnn_mtl._core.errors import ShapeError, UsageError
+from gnn_mtl.aggregation._base import AggregatorConfig, Promise, Weighting
+from gnn_mtl.aggregation._norm import Norm, check_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientOptions(AggregatorConfig):
+    """What every method that combines gradients of the shared parameters can be told."""
+
+    norm: Norm = "sum"
+    """Length of the direction: of the plain sum, as the paper has it, weights that sum to the
+    number of tasks, or 1."""
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GramianMethod(GradientOptions):
+    """A configuration that is the whole method: it remembers nothing from call to call."""
+
+    promises: ClassVar[frozenset[Promise]] = frozenset()
+
+    @abstractmethod
+    def solve(self, gramian: Tensor, *, preference: Tensor, draw: np.random.Generator) -> Tensor:
+        """Return the weights ``[S]``; methods take the keywords they need, ``**_`` the rest.
+
+        Args:
+            gramian: Inner products, float64 ``[S, S]``, finite, with a positive diagonal.
+            preference: Importance of the tasks ``[S]``, positive, of mean 1.
+            draw: For methods that choose at random.
+        """
+
+    def build(self, num_tasks: int, seed: int = 0) -> GramianWeighting:
+        """Build the aggregator."""
+        return GramianWeighting(self, num_tasks, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceMethod(GramianMethod):
+    """A method that can be told which labels matter more."""
+
+    preference: tuple[float, ...] = ()
+    """Importance of every label of the graph, positive; none: all the same."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(math.isfinite(value) and value > 0 for value in self.preference):
+            raise UsageError(
+                f"`preference` should hold positive numbers. Found {self.preference[:8]}."
+            )
+
+
+class GramianWeighting(Weighting):
+    """A :class:`GramianMethod` as a weighting; its state is the number of calls.
+
+    Args:
+        method: The method.
+        num_tasks: Number of tasks T.
+        seed: Seed of random choices.
+    """
+
+    def __init__(self, method: GramianMethod, num_tasks: int, *, seed: int = 0) -> None:
+        super().__init__(num_tasks, norm=method.norm, seed=seed)
+        given = method.preference if isinstance(method, PreferenceMethod) else ()
+        if given and len(given) != num_tasks:
+            raise ShapeError(
+                f"`preference` should hold one number a task, {num_tasks}. Found {len(given)}."
+            )
+        self.preference = torch.tensor(given or [1.0] * num_tasks, dtype=torch.float64)
+        self.method = method
+        self.kind = method.kind  # type: ignore[misc]
+        self.promises = method.promises  # type: ignore[misc]
+
+    def _weights(self, tasks: Tensor, losses: Tensor, gramian: Tensor | None) -> Tensor:  # noqa: ARG002
+        assert gramian is not None  # noqa: S101
+        preference = self.preference[tasks]
+        return self.method.solve(
+            gramian, preference=preference / preference.mean(), draw=self._draw()
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.method!r}.build({self.num_tasks})"
