@@ -108,7 +108,7 @@ class Aggregator(ABC):
                     f"`{name}` should have shape {list(old.shape)}. Found {list(new.shape)}; "
                     "build the aggregator with the arguments it was saved with."
                 )
-            self.state[name] = new.to(old)
+            self.state[name] = new.to(old, copy=True)
 
     def _ids(self, tasks: Sequence[int] | None, size: int) -> Tensor:
         """The task ids as int64 ``[S]``, checked."""
@@ -218,12 +218,9 @@ class Weighting(Aggregator):
         losses: Tensor | None = None,
     ) -> Tensor:
         """Return ``weights(J J^T) @ J``; see :class:`Aggregator`."""
-        rows = jacobian.detach().double()
-        weights = self.weights(
-            rows @ rows.T,
-            tasks=tasks,
-            losses=losses if losses is not None else torch.ones(len(rows)),
-        )
+        rows = as_rows(jacobian).detach().double()
+        given = torch.ones(len(rows)) if losses is None else losses
+        weights = self.weights(rows @ rows.T, tasks=tasks, losses=given)
         return (weights.to(rows.device) @ rows).to(jacobian.dtype)
 
 
@@ -236,6 +233,9 @@ class RowAggregator(Aggregator):
     """
 
     rows_are_steps: ClassVar[bool] = False
+
+    def set_layout(self, sizes: Sequence[int]) -> None:
+        """Learn how many of the P columns belong to each parameter; most do not care."""
 
     @abstractmethod
     def rows(self, jacobian: Tensor, *, tasks: Sequence[int] | None = None) -> Tensor:
@@ -270,6 +270,18 @@ class AggregatorConfig(ABC):
     def to_dict(self) -> dict[str, object]:
         """Return ``{"kind": ..., field: value, ...}``."""
         return {"kind": self.kind, **asdict(self)}
+
+
+def as_rows(jacobian: Tensor) -> Tensor:
+    """Return the Jacobian if it is finite and ``[S, P]`` with at least one row; raise otherwise."""
+    if jacobian.dim() != 2 or not len(jacobian):
+        raise ShapeError(
+            "`jacobian` should have one row a task, [S, P], and at least one. Found "
+            f"{list(jacobian.shape)}."
+        )
+    if not bool(jacobian.isfinite().all()):
+        raise UsageError("`jacobian` should be finite. Leave out the tasks whose gradient is not.")
+    return jacobian
 
 
 def _vector(losses: Tensor | None, size: int) -> Tensor:

@@ -24,6 +24,7 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "coloring": _bench("_coloring"),
     "sdp": _bench("_sdp"),
     "gradtag": _bench("_gradtag"),
+    "aggregate": _bench("_aggregate"),
 }
 
 __all__ = ["BENCHES"]

@@ -19,7 +19,9 @@ class Options:
     """Options of the benches."""
 
     name: Annotated[
-        Literal["sampler", "epoch", "refresh", "schedule", "coloring", "sdp", "gradtag"],
+        Literal[
+            "sampler", "epoch", "refresh", "schedule", "coloring", "sdp", "gradtag", "aggregate"
+        ],
         tyro.conf.Positional,
     ]
     """What to measure."""

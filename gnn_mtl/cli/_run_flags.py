@@ -29,9 +29,9 @@ OTHERS = ("--out", "--resume", "--seeds", "--groups", "--help")
 def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> RunConfig:
     """Parse the flags of a run on top of ``default``.
 
-    ``--scheduler.kind coloring`` (and ``--encoder.kind``, ``--head.kind``) chooses the
-    configuration class whose fields the other flags then set; ``--groups FILE`` is a static
-    grouping from a file, or the groups of separate models (``--scheduler.kind separate``).
+    ``--scheduler.kind coloring`` (and ``--aggregator.kind``, ``--encoder.kind``, ``--head.kind``)
+    chooses the configuration class whose fields the other flags then set; ``--groups FILE`` is a
+    static grouping from a file, or the groups of separate models (``--scheduler.kind separate``).
 
     Raises:
         ConfigError: On an unknown kind.
@@ -54,7 +54,8 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
     return tyro.cli(
         RunConfig, args=rest, default=default, prog=f"gnn-mtl {command}",
         description="Train one run. Choose parts by --scheduler.kind "
-        f"{'|'.join(KINDS['scheduler'])}, --encoder.kind {'|'.join(KINDS['encoder'])}, "
+        f"{'|'.join(KINDS['scheduler'])}, --aggregator.kind {'|'.join(KINDS['aggregator'])}, "
+        f"--encoder.kind {'|'.join(KINDS['encoder'])}, "
         f"--head.kind {'|'.join(KINDS['head'])}; the options shown are those of the kinds chosen. "
         "Also: --out DIR, --resume, --seeds 0,1,2, --groups FILE, --no-download, and short forms "
         f"{', '.join(ALIASES)}.",

@@ -6,6 +6,7 @@ mini-batches, and without leaving a trace (``frozen``):
 - ``probe`` returns the gradients, ``task_gramian`` their inner products without ever holding them;
   both in every mode: exact (``last_layer``, ``full`` = ``layered`` | ``batched`` | ``loop``),
   sketched (``last_layer_sketch``, ``count_sketch``, ``jvp_sketch``), ``representation``.
+- ``tapped`` takes the last layer's Gramian from a training step's own forward pass, as it was.
 - ``estimate_cosines`` measures on disjoint blocks of nodes: cosines freed of the noise's own norm,
   and standard errors.
 - ``draw_probe_nodes`` picks nodes among which rare labels have positives, with the weights that
@@ -44,6 +45,7 @@ from gnn_mtl.gradients._plan import ProbeMode
 from gnn_mtl.gradients._probe import probe
 from gnn_mtl.gradients._sample import ProbeSample, draw_probe_nodes
 from gnn_mtl.gradients._streamed import StreamedGradients
+from gnn_mtl.gradients._tapped import LastLayerTap, tapped
 from gnn_mtl.gradients._task_gradients import TaskGradients, task_gradients
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "FeatureStatistics",
     "FeatureStore",
     "GramianMode",
+    "LastLayerTap",
     "OutputFeatures",
     "ParameterFilter",
     "ProbeMode",
@@ -76,6 +79,7 @@ __all__ = [
     "per_sample_gradients",
     "probe",
     "store_features",
+    "tapped",
     "task_gradients",
     "task_gramian",
 ]

@@ -40,6 +40,8 @@ class TaskGramian:
         cross: Where asked for, inner products between the batches, each gradient times its mass,
             float64 ``[K, S, K, S]``.
         label_gradients: Task gradients measured, for the books.
+        broken: bool ``[S]``: True where the gradient is not finite, as opposed to zero or
+            unobserved.
     """
 
     tasks: tuple[int, ...]
@@ -48,6 +50,7 @@ class TaskGramian:
     masses: Tensor
     cross: Tensor | None = None
     label_gradients: int = 0
+    broken: Tensor | None = None
 
     def cosine(self) -> Tensor:
         """Return the cosines, float64 ``[S, S]``; NaN in the rows of invalid tasks."""
@@ -131,7 +134,7 @@ def task_gramian(
     elif mode == "last_layer" and num_layers == 1 and scale is None:
         found = _linear_end(plan, again)
     gramian, masses = _streamed(plan, again, memory_bytes) if found is None else found
-    return _result(plan, gramian, masses)
+    return finished(plan.losses.tasks, gramian, masses)
 
 
 def _streamed(plan: Plan, again: Passes, memory_bytes: int) -> tuple[Tensor, Tensor]:
@@ -159,7 +162,8 @@ def _between(plan: Plan, again: Passes, memory_bytes: int) -> TaskGramian:
     size = len(plan.losses.tasks)
     cross = cross.view(count, size, count, size)
     share = plan.losses.normalizer(masses).double()
-    return _result(plan, cross.sum(dim=(0, 2)) / torch.outer(share, share), masses, cross)
+    gramian = cross.sum(dim=(0, 2)) / torch.outer(share, share)
+    return finished(plan.losses.tasks, gramian, masses, cross)
 
 
 def _representation(plan: Plan, batches: Iterable[MiniBatch]) -> tuple[Tensor, Tensor]:
@@ -200,12 +204,14 @@ def _linear_end(plan: Plan, again: Passes) -> tuple[Tensor, Tensor] | None:
     return add_gramian(None, total / share[:, None]) * of_heads, stacked
 
 
-def _result(
-    plan: Plan, gramian: Tensor, masses: Tensor, cross: Tensor | None = None
+def finished(
+    tasks: tuple[int, ...], gramian: Tensor, masses: Tensor, cross: Tensor | None = None
 ) -> TaskGramian:
+    """Return the Gramian with what is known of every row, and NaN where nothing is."""
     norms = gramian.diagonal()
-    valid = torch.isfinite(norms) & (norms > 0) & (masses.sum(dim=0) > 0)
+    broken = ~norms.isfinite()
+    valid = ~broken & (norms > 0) & (masses.sum(dim=0) > 0)
     known = valid[:, None] & valid
     gramian = torch.where(known, (gramian + gramian.T) / 2, torch.nan)
-    tasks = plan.losses.tasks
-    return TaskGramian(tasks, gramian, valid, masses, cross, len(tasks) * len(masses))
+    count = len(tasks) * len(masses)
+    return TaskGramian(tasks, gramian, valid, masses, cross, count, broken)

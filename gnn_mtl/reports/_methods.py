@@ -15,7 +15,9 @@ from gnn_mtl._core.errors import RecordError
 from gnn_mtl.records import RunRecord
 
 # Kinds of schedule that group nothing by affinity: what a grouping method has to beat.
-BASELINE_KINDS = frozenset({"joint", "single", "random", "unknown", "none", "shallow"})
+BASELINE_KINDS = frozenset(
+    {"joint", "aggregated", "single", "random", "unknown", "none", "shallow"}
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,7 @@ class Method:
 
     Attributes:
         label: Its name in tables.
-        kind: Kind of its task scheduler.
+        kind: Kind of its task scheduler; ``aggregated``: joint steps, but not of the plain sum.
         runs: Its finished runs, by seed.
         tasks: The labels that every run scored.
         num_tasks: All labels of the graph.
@@ -156,8 +158,9 @@ def _study(name: str, runs: list[RunRecord], every: list[RunRecord]) -> Study:
         groups.setdefault((run.method, _fingerprint(run.config)), []).append(run)
     names = _names(list(groups))
     methods = [_method(names[key], runs) for key, runs in groups.items()]
-    order = {"joint": 0, "single": 1, "unknown": 2, "none": 2, "shallow": 2, "random": 3}
-    methods.sort(key=lambda method: (order.get(method.kind, 4), method.label))
+    order = {"joint": 0, "aggregated": 1, "single": 2, "random": 4}
+    order |= dict.fromkeys(("unknown", "none", "shallow"), 3)
+    methods.sort(key=lambda method: (order.get(method.kind, 5), method.label))
     return Study(name, labels, tuple(methods), tuple(notes))
 
 
@@ -176,6 +179,9 @@ def _method(label: str, runs: list[RunRecord]) -> Method:
         kind = "adapters"  # groups inside the model: not what groups are compared with
     if flatten(runs[0].config).get("scheduler.control"):
         kind = "random"
+    aggregator = flatten(runs[0].config).get("aggregator.kind", "sum")
+    if kind == "joint" and aggregator != "sum":
+        kind = "aggregated"  # all labels at every step, and not their plain sum
     return Method(label, kind, tuple(runs), tasks, runs[0].num_tasks)
 
 

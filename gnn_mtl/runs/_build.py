@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import torch
 
 from gnn_mtl._core.errors import FeatureError, RecordError, UsageError
 from gnn_mtl._core.seeding import derive_seed
+from gnn_mtl.aggregation import PreferenceMethod, Sum
 from gnn_mtl.datasets import TaskGraph, cached_features, load_dataset, with_label_inputs
 from gnn_mtl.nn import SIGN, LabelModel, propagate
 from gnn_mtl.runs._config import RunConfig
-from gnn_mtl.training import load_weights
+from gnn_mtl.training import AggregatorHooks, load_weights
 
 
 def build_graph(config: RunConfig) -> TaskGraph:
@@ -74,6 +77,31 @@ def build_model(config: RunConfig, graph: TaskGraph) -> LabelModel:
         torch.manual_seed(derive_seed(config.seed, "init"))
         encoder = config.encoder.build(graph.num_features, edge_channels)
         return LabelModel(encoder, config.head.build(encoder.out_channels, graph.num_tasks))
+
+
+def build_hooks(
+    config: RunConfig, graph: TaskGraph, tasks: Sequence[int] | None = None
+) -> AggregatorHooks | None:
+    """Return the aggregator of a model of some of the graph's tasks; None for the plain sum.
+
+    Args:
+        config: What is run.
+        graph: The dataset, with all tasks.
+        tasks: Those of the model; default all.
+
+    Raises:
+        ShapeError: If it was told something for another number of tasks.
+    """
+    aggregator = config.aggregator
+    if isinstance(aggregator, Sum):
+        return None
+    size = graph.num_tasks if tasks is None else len(tasks)
+    if isinstance(aggregator, PreferenceMethod) and aggregator.preference and tasks is not None:
+        aggregator.build(graph.num_tasks)  # refuses a preference of another length
+        preference = tuple(aggregator.preference[task] for task in tasks)
+        aggregator = replace(aggregator, preference=preference)
+    built = aggregator.build(size, derive_seed(config.seed, "aggregator"))
+    return AggregatorHooks(built, mode=config.train.gramian, every=config.train.gramian_every)
 
 
 def load_trained(folder: str | os.PathLike[str]) -> tuple[RunConfig, TaskGraph, LabelModel]:

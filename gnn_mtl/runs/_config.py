@@ -10,17 +10,24 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from gnn_mtl._core.errors import ConfigError, UsageError
+from gnn_mtl.aggregation import AGGREGATORS, AggregatorConfig, Sum
 from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, Adapters, GATv2, Linear, MLPHead
 from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Separate, Single, Static
 from gnn_mtl.training import Train
+
+if TYPE_CHECKING:
+    AnyAggregator = AggregatorConfig
+else:
+    AnyAggregator = Union[tuple(AGGREGATORS.values())]  # noqa: UP007 - flags need each one's fields
 
 KINDS: dict[str, dict[str, type]] = {
     "scheduler": {
         c.kind: c for c in (Joint, Single, Separate, Random, Static, Coloring, Selective)
     },
+    "aggregator": dict(AGGREGATORS),
     "encoder": {c.kind: c for c in (SAGE, GCN, GATv2, GIN, SIGN, MLP)},
     "head": {c.kind: c for c in (Linear, MLPHead, Adapters)},
 }
@@ -62,13 +69,15 @@ class RunConfig:
     root: str | None = None
     """Folder of datasets; default: the user's cache."""
     name: str | None = None
-    """Name of the method in tables; default: the scheduler's kind."""
+    """Name of the method in tables; default: the scheduler's kind, and the aggregator's."""
     seed: int = 0
     """Seed of initial weights, batches, probes and dropout."""
     scheduler: Joint | Single | Separate | Random | Static | Coloring | Selective = field(
         default_factory=Joint
     )
     """Which tasks are supervised at every step."""
+    aggregator: AnyAggregator = field(default_factory=Sum)
+    """What their gradients, or losses, are combined to."""
     encoder: SAGE | GCN | GATv2 | GIN | SIGN | MLP = field(default_factory=SAGE)
     """The shared network."""
     head: Linear | MLPHead | Adapters = field(default_factory=Linear)
@@ -85,10 +94,18 @@ class RunConfig:
                 f"({self.scheduler.kind}); choose another --head.kind or --scheduler.kind."
             )
 
+        if isinstance(self.scheduler, Single) and not isinstance(self.aggregator, Sum):
+            raise UsageError(
+                "An aggregator needs several labels in a model. Found --aggregator.kind "
+                f"{self.aggregator.kind} with --scheduler.kind single; leave one of them out."
+            )
+
     @property
     def method(self) -> str:
         """Name of the method in tables."""
-        return self.name or str(self.scheduler.kind)
+        if self.name or isinstance(self.aggregator, Sum):
+            return self.name or str(self.scheduler.kind)
+        return f"{self.scheduler.kind}+{self.aggregator.kind}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values; kinds are spelt out."""
@@ -185,9 +202,13 @@ def kind_class(family: str, kind: str, source: str = "configuration") -> type:
     """
     classes = KINDS[family]
     if not isinstance(kind, str) or kind not in classes:
+        more = (
+            " `torchjd` reaches TorchJD's own by --aggregator.method and needs the extra jd: "
+            "pip install 'gnn-mtl[jd]'."
+        )
         raise ConfigError(
-            f"{source}: unknown {family} kind {kind!r}.{_nearest(str(kind), list(classes))} "
-            f"Known kinds: {', '.join(classes)}."
+            f"{source}: unknown {family} kind {kind!r}.{_perhaps(str(kind), list(classes))} "
+            f"Known kinds: {', '.join(sorted(classes))}.{more if family == 'aggregator' else ''}"
         )
     return classes[kind]
 
@@ -219,5 +240,9 @@ def _join(path: str, key: str) -> str:
 
 
 def _nearest(key: str, names: list[str]) -> str:
+    return _perhaps(key, names) or f" Known keys: {', '.join(names)}."
+
+
+def _perhaps(key: str, names: list[str]) -> str:
     near = difflib.get_close_matches(key, names, n=1)
-    return f" Perhaps you meant `{near[0]}`." if near else f" Known keys: {', '.join(names)}."
+    return f" Perhaps you meant `{near[0]}`." if near else ""

@@ -18,7 +18,7 @@ from gnn_mtl.datasets import TaskGraph
 from gnn_mtl.metrics import auroc, average_precision, evaluate, f1, macro
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.records import RunWriter
-from gnn_mtl.runs._build import build_model, load_base
+from gnn_mtl.runs._build import build_hooks, build_model, load_base
 from gnn_mtl.runs._config import RunConfig
 from gnn_mtl.runs._summary import (
     METRICS,
@@ -32,7 +32,7 @@ from gnn_mtl.runs._summary import (
 )
 from gnn_mtl.schedulers import Joint, Separate
 from gnn_mtl.tasks import Grouping
-from gnn_mtl.training import Cost, fit, labels_per_node, load_weights, task_model
+from gnn_mtl.training import AggregatorHooks, Cost, fit, labels_per_node, load_weights, task_model
 
 
 def train_single(
@@ -136,7 +136,11 @@ def train_separate(
         one = graph.select_tasks(group)
         model = _start(config, one, group, base)
         folder = writer.checkpoints / f"group-{number:04d}"
-        parts.append(_train_part(config, one, folder, number, writer, resume, model, test=False))
+        hooks = build_hooks(config, graph, group)
+        part = _train_part(
+            config, one, folder, number, writer, resume, model, hooks=hooks, test=False
+        )
+        parts.append(part)
         load_weights(folder / "best.safetensors", model)  # also where an earlier call trained it
         cost.add(Cost(**parts[-1].cost))
         models.append(model)
@@ -247,6 +251,7 @@ def _train_part(
     resume: bool,
     model: LabelModel,
     *,
+    hooks: AggregatorHooks | None = None,
     test: bool = True,
 ) -> _Part:
     """Train one of the models, or read what became of it; ``number`` goes into its rows."""
@@ -264,6 +269,7 @@ def _train_part(
         writer=writer,
         resume=resume and (folder / "last.state").exists(),
         task=number,
+        hooks=hooks,
     )
     part = _Part(
         done.best_step,

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from gnn_mtl._core.errors import RecordError
+from gnn_mtl.aggregation import Sum
 from gnn_mtl.datasets import TaskGraph, load_dataset
 from gnn_mtl.records import RunRecord, RunWriter, manifest, read_run
-from gnn_mtl.runs._build import build_model, load_base, with_inputs
+from gnn_mtl.runs._build import build_hooks, build_model, load_base, with_inputs
 from gnn_mtl.runs._config import Features, RunConfig
 from gnn_mtl.runs._several import check_groups, learnable, train_separate, train_single
 from gnn_mtl.runs._summary import (
@@ -77,6 +78,7 @@ def train(
             )  # fmt: skip
     else:
         config.scheduler.build(graph.num_tasks, config.seed)
+        build_hooks(config, graph)
     step, task = _resume_point(out / "checkpoints") if resume else (None, None)
     if resume:
         refuse_other_data(out, made["dataset"]["sha256"])
@@ -165,7 +167,7 @@ MACHINE_SETTINGS = frozenset({"device", "num_workers", "log_every", "checkpoint_
 def _with_newer_fields(recorded: dict[str, Any]) -> dict[str, Any]:
     """A recorded configuration, with the defaults of the fields it is older than."""
     added = {name: asdict(part) for name, part in (("features", Features()), ("train", Train()))}
-    return {
+    return {"aggregator": Sum().to_dict()} | {
         key: {**added[key], **value} if key in added and isinstance(value, dict) else value
         for key, value in recorded.items()
     }
@@ -204,6 +206,7 @@ def _train_shared(
         checkpoints=writer.checkpoints,
         writer=writer,
         resume=resume and (writer.checkpoints / "last.state").exists(),
+        hooks=build_hooks(config, graph),
     )
     spent = timed_validation(model, graph)
     test = score_test(model, graph)

@@ -3,9 +3,10 @@
 ``fit`` is the loop; ``train_step`` one step of it, ``group_updates`` several on one batch;
 ``Optimizers`` pairs torch's Adam on shared parameters (or ``GroupAdam``, with moments of its own
 for every group) with ``TaskRowAdam`` on head rows; ``StepHooks`` is where gradient surgery, loss
-balancing and moments per task act on the active tasks; ``evaluate_split`` scores with exact
-inference; checkpoints are safetensors with JSON. Test labels are sealed off for the whole of
-``fit``. ``train_subset`` is its short sibling for trainings by the hundred, a few tasks each.
+balancing and moments per task act on the active tasks, ``AggregatorHooks`` what puts any aggregator
+there; ``evaluate_split`` scores with exact inference; checkpoints are safetensors with JSON. Test
+labels are sealed off for the whole of ``fit``. ``train_subset`` is its short sibling for trainings
+by the hundred, a few tasks each.
 
 Groups in models: ``learn_groups`` finds them with the weights (DMTG), ``data_maps`` by following a
 training (STG-MTL); ``fork_merge`` and ``cross_learn`` train a model per group that meet again, or
@@ -13,6 +14,7 @@ stay near; ``merge_models`` makes one of them (``average_states``, ``ties_states
 ``low_rank_states``, ``refresh_batch_norm``), and ``inference_cost`` says what that saves.
 """
 
+from gnn_mtl.training._aggregate import AggregatorHooks
 from gnn_mtl.training._checkpoint import (
     checkpoint_values,
     load_state,
@@ -70,6 +72,7 @@ __all__ = [
     "DMTG",
     "MERGE_METHODS",
     "SUBSET_METRICS",
+    "AggregatorHooks",
     "Cost",
     "CrossLearned",
     "CrossLearning",

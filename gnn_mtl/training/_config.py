@@ -19,6 +19,9 @@ class Train:
     """Passes over the training nodes, at most."""
     max_steps: int | None = None
     """Optimizer steps, at most; whichever of the two is reached first ends the training."""
+    max_label_gradients: int | None = None
+    """Labels supervised, summed over the steps, at most: the budget by which schedules of few
+    labels a step are comparable with joint steps; the learning rate follows it."""
     batch_size: int = 256
     """Seed nodes of a step."""
     num_neighbors: tuple[int, ...] = (10, 10)
@@ -66,6 +69,12 @@ class Train:
     """Streamed gradients: every so many steps are summed up, for about a tenth of a step each."""
     probe_batch_size: int = 512
     """Training nodes behind a probe."""
+    gramian: Literal["last_layer", "last_layer_sketch", "full", "count_sketch"] = "last_layer"
+    """Gradients whose inner products an aggregator is given: those of the last shared layer, exact
+    (from the step's own forward pass) or sketched, or of all shared parameters, exact (full) or
+    sketched. What aggregators promise holds for these gradients only."""
+    gramian_every: int = 1
+    """Updates of the same labels that share the weights of one Gramian."""
     checkpoint_seconds: float = 30.0
     """At the first evaluation after so many seconds the state is saved: what a kill can cost. A
     signal or a guard saves it at once."""
@@ -76,10 +85,12 @@ class Train:
         at_least_one = {
             "epochs": self.epochs, "batch_size": self.batch_size, "eval_every": self.eval_every,
             "probe_batch_size": self.probe_batch_size, "stream_every": self.stream_every,
-            "log_every": self.log_every,
+            "log_every": self.log_every, "gramian_every": self.gramian_every,
         }  # fmt: skip
         if self.max_steps is not None:
             at_least_one["max_steps"] = self.max_steps
+        if self.max_label_gradients is not None:
+            at_least_one["max_label_gradients"] = self.max_label_gradients
         if self.patience is not None:
             at_least_one["patience"] = self.patience
         for name, value in at_least_one.items():

@@ -21,7 +21,8 @@ class Cost:
         steps: Optimizer steps; a step none of whose tasks has a label here is not one. A schedule
             that uses all groups on every batch makes several a batch.
         label_gradients: Sum over the steps of the tasks that took part.
-        probe_label_gradients: Task gradients measured for refreshes.
+        probe_label_gradients: Task gradients measured beside the updates: for refreshes, and for
+            the Gramians of an aggregator.
         refreshes: Windows of several groups, or probed, that the scheduler opened.
         probes: Of those, the ones gradients were measured for.
         refresh_seconds: Wall time of refreshes (sampling, probe, colouring).

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -17,10 +15,13 @@ from gnn_mtl._core.errors import TrainingStoppedError
 from gnn_mtl.graph import MiniBatch
 from gnn_mtl.nn import LabelModel
 from gnn_mtl.schedulers import Update
+from gnn_mtl.training._batch_losses import BatchLosses
+from gnn_mtl.training._descend import descend
 from gnn_mtl.training._hooks import StepHooks
 from gnn_mtl.training._optimizers import Optimizers
+from gnn_mtl.training._replay import Replay
 from gnn_mtl.training._skipped import Skipped
-from gnn_mtl.training._step import descend, losses_of
+from gnn_mtl.training._step import observe_after
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +96,14 @@ def group_updates(
         nothing = np.full((rows, model.num_tasks), np.nan)
         return GroupUpdates(((),) * len(updates), nothing, 0)
     unlabelled = ~has_label.cpu().numpy()
-    replay = _Replay(model)
+    replay = Replay(model)
+    given = BatchLosses(
+        model, batch, pos_weight=pos_weight, autocast=autocast, meter=meter, replay=replay,
+        mode=None if hooks is None else hooks.gramian_mode(step),
+    )  # fmt: skip
     rows_found, live_found = [], []
     for update in updates:
-        losses = replay.losses(batch, everyone, pos_weight, autocast, meter)
+        losses = given(everyone)
         row = losses.detach().double().cpu().numpy()
         row[unlabelled] = np.nan
         rows_found.append(row)
@@ -107,24 +112,20 @@ def group_updates(
         if not live:
             replay.put_buffers_back()
             continue
-        if not np.isfinite(row[~unlabelled]).all():  # a broken column would spoil the others
-            finite = replay.losses(batch, live, pos_weight, autocast, meter)
-            losses = finite.new_zeros(model.num_tasks).index_add(
-                0, torch.tensor(live, device=finite.device), finite
-            )
+        whole = np.isfinite(row[~unlabelled]).all()  # a broken column would spoil the others
+        own = losses[list(live)] if whole else given(live)
         weight_of = dict(zip(update.tasks, update.weights, strict=True))
         live_found[-1] = descend(
-            model, losses[list(live)], live, update.tasks, optimizers,
+            given, own, live, update.tasks, optimizers,
             weights=[weight_of[task] for task in live],
-            again=partial(replay.losses, batch, live, pos_weight, autocast, meter),
             grad_clip=grad_clip, skipped=skipped, label_names=label_names, hooks=hooks, step=step,
-            meter=meter,
         )  # fmt: skip
         row[[task for task in update.tasks if task not in live_found[-1]]] = np.nan
         replay.put_buffers_back()
+        observe_after(given, live_found[-1], hooks, step)
     if after_last:
         with torch.no_grad():
-            last = replay.losses(batch, everyone, pos_weight, autocast, meter)
+            last = given(everyone)
         row = last.double().cpu().numpy()
         row[unlabelled] = np.nan
         rows_found.append(row)
@@ -151,60 +152,3 @@ def _live(
             f"(first: {broken[:5]}). Lower --train.lr, or set --train.grad-clip 1."
         )
     return live
-
-
-class _Replay:
-    """Gives several forward passes the same random numbers, and buffers that move once."""
-
-    def __init__(self, model: LabelModel) -> None:
-        self.model = model
-        self.buffers = list(model.buffers())
-        parameter = next(model.parameters())
-        self.device = parameter.device if parameter.device.type == "cuda" else None
-        self.before = self._random_state()
-        self.after: list[Tensor] | None = None
-        self.moved: list[Tensor] = []
-
-    @contextmanager
-    def forward(self) -> Iterator[None]:
-        """Replay the random numbers of the first forward pass in the block."""
-        self._set_random_state(self.before)
-        yield
-        if self.after is None:
-            self.after = self._random_state()
-            self.moved = [buffer.detach().clone() for buffer in self.buffers]
-
-    def losses(
-        self,
-        batch: MiniBatch,
-        tasks: tuple[int, ...],
-        pos_weight: Tensor | None,
-        autocast: bool,
-        meter: CostMeter | None,
-    ) -> Tensor:
-        """Return the losses of tasks on the batch, by a replayed forward pass."""
-        with self.forward():
-            return losses_of(self.model, batch, tasks, pos_weight, autocast, meter)
-
-    def put_buffers_back(self) -> None:
-        """Set the buffers to what the first forward pass left; only after the backward pass."""
-        with torch.no_grad():
-            for buffer, value in zip(self.buffers, self.moved, strict=True):
-                buffer.copy_(value)
-
-    def finish(self) -> None:
-        """Leave buffers and random state as one forward pass does."""
-        self.put_buffers_back()
-        if self.after is not None:
-            self._set_random_state(self.after)
-
-    def _random_state(self) -> list[Tensor]:
-        state = [torch.get_rng_state()]
-        if self.device is not None:
-            state.append(torch.cuda.get_rng_state(self.device))
-        return state
-
-    def _set_random_state(self, state: list[Tensor]) -> None:
-        torch.set_rng_state(state[0])
-        if self.device is not None:
-            torch.cuda.set_rng_state(state[1], self.device)

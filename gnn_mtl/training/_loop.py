@@ -184,7 +184,7 @@ class _Training:
                         if stop.number is not None:
                             self._save()
                             raise _interrupted(stop.number, self.at.step)
-                        if self.at.step >= self.total_steps:
+                        if self._is_spent:
                             break
                     if self.at.index == len(self.loader):
                         self.at.epoch, self.at.index = self.at.epoch + 1, 0
@@ -203,11 +203,22 @@ class _Training:
     def _is_over(self) -> bool:
         patience = self.config.patience
         stale = patience is not None and self.at.stale_evaluations >= patience
-        done = self.at.step >= self.total_steps and self.at.evaluated_step == self.at.step
-        return stale or done
+        return stale or (self._is_spent and self.at.evaluated_step == self.at.step)
+
+    @property
+    def _is_spent(self) -> bool:
+        """Whether the budget is: of steps or of label-gradients."""
+        budget = self.config.max_label_gradients
+        spent = budget is not None and self.cost.label_gradients >= budget
+        return spent or self.at.step >= self.total_steps
+
+    def _share(self) -> float:
+        """The share of the budget that is spent, by what runs out first."""
+        budget, share = self.config.max_label_gradients, self.at.step / self.total_steps
+        return share if budget is None else max(share, self.cost.label_gradients / budget)
 
     def _rest_of_epoch(self) -> Iterator[MiniBatch]:
-        if self.at.step >= self.total_steps:  # resumed between the last step and its evaluation
+        if self._is_spent:  # resumed between the last step and its evaluation
             return iter(())
         return self.loader.epoch_batches(self.at.epoch, self.at.index)
 
@@ -220,7 +231,9 @@ class _Training:
         outer_lr = self.scheduler.outer_lr
         if outer_lr is not None and self.scheduler.begins_cycle:
             self.optimizers.outer.begin_cycle(outer_lr)
-        lr = set_learning_rate(self.optimizers, self.config, self.at.step, self.total_steps)
+        at = max(self.at.step, int(self._share() * self.total_steps))
+        at = self.at.step if self.at.step < self.config.warmup_steps else at
+        lr = set_learning_rate(self.optimizers, self.config, at, self.total_steps)
         with self.feed.watched(batch, self.at.step, self.cost):
             live, losses = self._update(batch, tasks)
         self.at.step += 1
@@ -246,6 +259,7 @@ class _Training:
             self.cost.count(meter)
             self.cost.steps += bool(live)
             self.cost.label_gradients += len(live)
+            self.cost.probe_label_gradients += meter.label_gradients - len(live)
             return live, losses
         done = group_updates(
             self.model, batch, updates, self.optimizers,
@@ -256,6 +270,7 @@ class _Training:
         self.cost.count(meter)
         self.cost.steps += sum(map(bool, done.live))
         self.cost.label_gradients += done.label_gradients
+        self.cost.probe_label_gradients += meter.label_gradients - done.label_gradients
         live = tuple(sorted({task for tasks in done.live for task in tasks}))
         return live, torch.from_numpy(done.losses[0, list(live)])
 
@@ -271,8 +286,7 @@ class _Training:
                 self.writer.log_grouping(affinity=report.affinity, seconds=seconds, **row)  # type: ignore[arg-type]
 
     def _evaluate_if_due(self, started: float) -> None:
-        done = self.at.step >= self.total_steps
-        if not done and self.at.epoch % self.config.eval_every:
+        if not self._is_spent and self.at.epoch % self.config.eval_every:
             return
         clock = time.perf_counter()
         scores = self._valid_scores()
@@ -368,7 +382,7 @@ class _Training:
 
 
 def _kind(hooks: StepHooks | None) -> str | None:
-    return None if hooks is None else type(hooks).__name__
+    return None if hooks is None else hooks.name
 
 
 def _interrupted(number: int, step: int) -> InterruptedRunError:

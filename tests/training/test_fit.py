@@ -480,3 +480,27 @@ def test_gradients_of_active_tasks_feed_the_schedule(
 def test_streamed_gradients_are_of_every_step_already(tiny, new_model, budget):
     with pytest.raises(UsageError, match="sum up every step already"):
         fit(new_model(), tiny, ColoringScheduler(T, ema_source="both"), budget(probe="streamed"))
+
+
+@pytest.mark.parametrize("sizes", [(5,), (3, 2)])
+def test_a_budget_of_label_gradients_ends_the_training(sizes, tiny, new_model, budget):
+    """Groups of fewer labels get more steps of it; the learning rate falls with what is spent."""
+    import gnn_mtl.training._loop as loop
+
+    rates, original = [], loop.set_learning_rate
+
+    def watch(*args):
+        rates.append(original(*args))
+        return rates[-1]
+
+    loop.set_learning_rate = watch
+    try:
+        config = budget(epochs=50, max_label_gradients=30, warmup_steps=2, patience=None)
+        done = fit(new_model(), tiny, RandomGroupsScheduler(5, sizes=sizes), config)
+    finally:
+        loop.set_learning_rate = original
+    assert 30 <= done.cost.label_gradients < 30 + max(sizes)
+    assert done.cost.steps == (6 if sizes == (5,) else 12)
+    assert rates[0] == pytest.approx(rates[1] / 2)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[-1] < 0.15 * max(rates)

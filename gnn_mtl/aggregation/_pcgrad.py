@@ -1,0 +1,106 @@
+"""PCGrad: every gradient is projected off those it conflicts with, one after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnn_mtl._core.errors import ShapeError, UsageError
+from gnn_mtl.aggregation._base import Promise
+from gnn_mtl.aggregation._gramian_method import GramianMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class PCGrad(GramianMethod):
+    r"""Project every gradient off the others it conflicts with, in random order, and sum.
+
+    Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, arXiv 2001.06782,
+    algorithm 1: :math:`g_i' = g_i`, then for every other j in an order of i's own
+
+    .. math:: g_i' \leftarrow g_i' - \frac{\min(0, g_i' \cdot g_j)}{\lVert g_j \rVert^2}\, g_j,
+        \qquad d = \sum_i g_i' .
+
+    Only the original gradients are projected off, and a later projection can undo an earlier one:
+    from three tasks on, d may still conflict with some.
+
+    Guarantees: the weights are nonnegative, and all 1 where nothing conflicts.
+
+    Cost: O(T^3) for T tasks, as T steps that treat all tasks at once.
+    """
+
+    kind: ClassVar[str] = "pcgrad"
+    promises: ClassVar[frozenset[Promise]] = frozenset(
+        {"scaling", "nonnegative", "sum_without_conflict"}
+    )
+
+    def solve(self, gramian: Tensor, *, draw: np.random.Generator, **_: object) -> Tensor:
+        """Return the weights for an order per task."""
+        return pcgrad_weights(gramian, random_orders(len(gramian), draw))
+
+
+def pcgrad_weights(gramian: Tensor, orders: Tensor) -> Tensor:
+    """Return PCGrad's weights for given orders.
+
+    Args:
+        gramian: Inner products, float64 ``[S, S]``, with a positive diagonal.
+        orders: Row i lists the tasks that i is projected off, first to last, int64 ``[S, M]``; i
+            itself is skipped.
+
+    Returns:
+        ``[S]``, at least 1 each.
+
+    Raises:
+        ShapeError: If ``orders`` has not one row a task.
+        UsageError: If it names a task that does not exist.
+    """
+    if orders.ndim != 2 or len(orders) != len(gramian):
+        raise ShapeError(
+            f"`orders` should have one row a task, {len(gramian)}. Found {list(orders.shape)}."
+        )
+    if orders.numel() and not 0 <= int(orders.min()) <= int(orders.max()) < len(gramian):
+        raise UsageError(
+            f"`orders` should name tasks 0 to {len(gramian) - 1}. "
+            f"Found {int(orders.min())} to {int(orders.max())}."
+        )
+    return projection_coefficients(gramian, orders).sum(dim=0)
+
+
+def projection_coefficients(
+    gramian: Tensor, orders: Tensor, allowed: Tensor | None = None
+) -> Tensor:
+    """Return C such that ``C J`` are the projected gradients, all rows in lock-step.
+
+    Args:
+        gramian: ``[S, S]``.
+        orders: ``[S, M]``; see :func:`pcgrad_weights`.
+        allowed: Whether task i (row) may be projected off task j, bool ``[S, S]``; default always.
+
+    Returns:
+        float64 ``[S, S]``: nonnegative, with diagonal 1.
+    """
+    size, squares = len(gramian), gramian.diagonal()
+    free = ~torch.eye(size, dtype=torch.bool)
+    if allowed is not None:
+        free &= allowed
+    rows = torch.arange(size)
+    coefficients = torch.eye(size, dtype=torch.float64)
+    products = gramian.clone()  # of every projected gradient with every original one
+    for others in orders.T:
+        inner = products[rows, others]
+        hit = ((inner < 0) & free[rows, others]).nonzero().squeeze(1)
+        if len(hit) == 0:
+            continue
+        off = others[hit]
+        step = -inner[hit] / squares[off]
+        coefficients[hit, off] += step
+        products.index_add_(0, hit, step[:, None] * gramian[off])
+    return coefficients
+
+
+def random_orders(size: int, draw: np.random.Generator) -> Tensor:
+    """Return one permutation of the tasks a row, int64 ``[S, S]``."""
+    return torch.from_numpy(draw.permuted(np.tile(np.arange(size), (size, 1)), axis=1))
