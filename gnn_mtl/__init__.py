@@ -25,6 +25,44 @@ if TYPE_CHECKING:
         layer_conflict,
         search_groups,
     )
+    from gnn_mtl.aggregation import (
+        DWA,
+        EMTL,
+        FAMO,
+        IMTLG,
+        IMTLL,
+        MGDA,
+        SLAW,
+        STCH,
+        AdaTask,
+        Aggregator,
+        AggregatorConfig,
+        AlignedMTL,
+        CAGrad,
+        ConFIG,
+        DualProj,
+        FairGrad,
+        GeometricMean,
+        GradNorm,
+        GradOPS,
+        GradVac,
+        GramianMethod,
+        Mean,
+        NashMTL,
+        ParetoMTL,
+        PCGrad,
+        PreferenceMethod,
+        RandomWeights,
+        RowAggregator,
+        Sum,
+        TaskTensioner,
+        TorchJD,
+        Uncertainty,
+        UPGrad,
+        Weighting,
+        WPCGrad,
+        preference_vectors,
+    )
     from gnn_mtl.datasets import (
         TaskGraph,
         fetch_ogb,
@@ -98,6 +136,7 @@ if TYPE_CHECKING:
     from gnn_mtl.tasks import Affinity, Grouping, SubsetTable, conflict_graph, interference
     from gnn_mtl.training import (
         DMTG,
+        AggregatorHooks,
         StepHooks,
         TaskRowAdam,
         Train,
@@ -116,6 +155,14 @@ _ROOMS = {
     "affinity": (
         "GradientEMA", "ProximalAffinity", "blend", "estimate_affinity", "gradient_cosine",
         "label_cooccurrence", "layer_conflict", "search_groups",
+    ),
+    "aggregation": (
+        "AdaTask", "Aggregator", "AggregatorConfig", "AlignedMTL", "CAGrad", "ConFIG", "DWA",
+        "DualProj", "EMTL", "FAMO", "FairGrad", "GeometricMean", "GradNorm", "GradOPS", "GradVac",
+        "GramianMethod", "IMTLG", "IMTLL", "MGDA", "Mean", "NashMTL", "PCGrad", "ParetoMTL",
+        "PreferenceMethod", "RandomWeights", "RowAggregator", "SLAW", "STCH", "Sum",
+        "TaskTensioner", "TorchJD", "UPGrad", "Uncertainty", "WPCGrad", "Weighting",
+        "preference_vectors",
     ),
     "datasets": (
         "TaskGraph", "fetch_ogb", "import_npz", "import_ogb", "list_datasets", "load_dataset",
@@ -145,8 +192,8 @@ _ROOMS = {
     ),
     "tasks": ("Affinity", "Grouping", "SubsetTable", "conflict_graph", "interference"),
     "training": (
-        "DMTG", "StepHooks", "TaskRowAdam", "Train", "cross_learn", "evaluate_split", "fit",
-        "fork_merge", "inference_cost", "learn_groups", "merge_models",
+        "DMTG", "AggregatorHooks", "StepHooks", "TaskRowAdam", "Train", "cross_learn",
+        "evaluate_split", "fit", "fork_merge", "inference_cost", "learn_groups", "merge_models",
     ),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -16,17 +16,21 @@ import pytest
 import gnn_mtl
 
 NAMES = """
-Adapters Affinity CSCGraph Coloring ColoringScheduler DMTG Features GATv2 GCN GIN GradientEMA
-Grouping Joint JointScheduler LabelModel Linear LinearHeads MLP MLPHead MLPHeads MiniBatch
-NeighborLoader NeighborSampler ProximalAffinity PyGEncoder Random RandomGroupsScheduler RunConfig
-SAGE SAGEEncoder SIGN Selective SelectiveScheduler Separate Single Static StaticScheduler StepHooks
-SubsetOracle SubsetTable Sweep TaskGradients TaskGraph TaskRowAdam TaskScheduler Train __version__
-adam_scale blend branch_model build_report compare_runs conflict_graph cross_learn draw_probe_nodes
-estimate_affinity estimate_cosines evaluate evaluate_split exact_logits fetch_ogb find_runs fit
-fork_merge gradient_cosine group_tasks import_npz import_ogb inference_cost interference
-label_cooccurrence layer_conflict learn_groups list_datasets load_dataset load_ogb load_snap
-masked_bce merge_models planted probe read_run run_sweep sample_overlap score_table search_groups
-structural_features task_gradients task_gramian train train_shallow
+AdaTask Adapters Affinity Aggregator AggregatorConfig AggregatorHooks AlignedMTL CAGrad CSCGraph
+Coloring ColoringScheduler ConFIG DMTG DWA DualProj EMTL FAMO FairGrad Features GATv2 GCN GIN
+GeometricMean GradNorm GradOPS GradVac GradientEMA GramianMethod Grouping IMTLG IMTLL Joint
+JointScheduler LabelModel Linear LinearHeads MGDA MLP MLPHead MLPHeads Mean MiniBatch NashMTL
+NeighborLoader NeighborSampler PCGrad ParetoMTL PreferenceMethod ProximalAffinity PyGEncoder Random
+RandomGroupsScheduler RandomWeights RowAggregator RunConfig SAGE SAGEEncoder SIGN SLAW STCH
+Selective SelectiveScheduler Separate Single Static StaticScheduler StepHooks SubsetOracle
+SubsetTable Sum Sweep TaskGradients TaskGraph TaskRowAdam TaskScheduler TaskTensioner TorchJD Train
+UPGrad Uncertainty WPCGrad Weighting __version__ adam_scale blend branch_model build_report
+compare_runs conflict_graph cross_learn draw_probe_nodes estimate_affinity estimate_cosines evaluate
+evaluate_split exact_logits fetch_ogb find_runs fit fork_merge gradient_cosine group_tasks
+import_npz import_ogb inference_cost interference label_cooccurrence layer_conflict learn_groups
+list_datasets load_dataset load_ogb load_snap masked_bce merge_models planted preference_vectors
+probe read_run run_sweep sample_overlap score_table search_groups structural_features task_gradients
+task_gramian train train_shallow
 """
 PACKAGE = Path(gnn_mtl.__file__).parent
 ROOMS = sorted(

@@ -83,7 +83,8 @@ class GramianWeighting(Weighting):
         self.preference = torch.tensor(given or [1.0] * num_tasks, dtype=torch.float64)
         self.method = method
         self.kind = method.kind  # type: ignore[misc]
-        self.promises = method.promises  # type: ignore[misc]
+        unequal: frozenset[Promise] = frozenset({"sum_without_conflict"} if given else ())
+        self.promises = method.promises - unequal  # type: ignore[misc]
 
     def _weights(self, tasks: Tensor, losses: Tensor, gramian: Tensor | None) -> Tensor:  # noqa: ARG002
         assert gramian is not None  # noqa: S101

@@ -15,8 +15,8 @@ method and group size; ``"native"``: as the paper has it; ``"tasks"``: weights t
 number of tasks; ``"unit"``: length 1."""
 
 VANISHED = 1e-6
-"""A direction shorter than this share of the gradients' root mean square is left as it is: the
-method says there is nowhere to go, and noise is not to be blown up to a step."""
+"""A direction shorter than this share of what is added up is left as it is: the method says there
+is nowhere to go, and noise is not to be blown up to a step."""
 
 
 def check_norm(norm: str) -> None:
@@ -40,7 +40,7 @@ def rescaled(weights: Tensor, gramian: Tensor, norm: Norm) -> Tensor:
         cancels = total <= VANISHED * float(weights.abs().sum())
         return weights if cancels else weights * (len(weights) / total)
     length = torch.sqrt((weights @ gramian @ weights).clamp(min=0))
-    reach = torch.sqrt(gramian.diagonal().mean()) * weights.abs().max()
+    reach = weights.abs() @ gramian.diagonal().sqrt()
     if float(length) <= VANISHED * float(reach):
         return weights
     wanted = torch.sqrt(gramian.sum().clamp(min=0)) if norm == "sum" else torch.ones(())

@@ -124,9 +124,10 @@ def jacobians(draw, kind=None):
 PROMISED = [(kind, promise) for kind in OWN for promise in sorted(OWN[kind]().build(8).promises)]
 
 
+@pytest.mark.parametrize("number", [6, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kind", "promise"), PROMISED)
-def test_promises_on_any_gradients(kind, promise):
-    @settings(max_examples=12, deadline=None, derandomize=True, database=None)
+def test_promises_on_any_gradients(kind, promise, number):
+    @settings(max_examples=number, deadline=None, derandomize=True, database=None)
     @given(jacobians(promise))
     def holds(jacobian):
         measured = measure_promises(

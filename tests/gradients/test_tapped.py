@@ -94,7 +94,7 @@ def test_rows_of_several_processes_add_up(head, memory_bytes, make_model, make_b
     tap.gramian(
         mine, tasks=TASKS, memory_bytes=memory_bytes, reduce=lambda r: chunks.append(r) or r
     )
-    assert (len(chunks) == 1) == (memory_bytes > 3000)
+    assert (len(chunks) == 2) == (memory_bytes > 3000)  # the last one counts nodes
     tap, theirs = forward(model, second)
     if head == "linear":  # the other process cannot use the closed form: same chunks all the same
         monkeypatch.setattr(module, "_between", lambda *_: None)
@@ -102,6 +102,8 @@ def test_rows_of_several_processes_add_up(head, memory_bytes, make_model, make_b
         theirs, tasks=TASKS, memory_bytes=memory_bytes, reduce=lambda r: r + chunks.pop(0)
     )
     assert not chunks
+    seen = first.observed[:, TASKS].sum(dim=0) + second.observed[:, TASKS].sum(dim=0)
+    assert found.masses[0].tolist() == seen.tolist()
     close(found.gramian, by_autograd(mine + theirs, model.encoder.final_parameters()), 1e-10)
 
 
