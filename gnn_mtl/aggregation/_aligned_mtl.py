@@ -17,6 +17,8 @@ Scale = Literal["min", "median", "rmse"]
 
 RANK = 1e-14
 """Eigenvalues of the cosines below this share of the largest, times S, are rounding errors."""
+APART = 1e-12
+"""Below this share of the preference's length, a component along an eigenvector is one too."""
 
 
 def aligned_mtl_weights(gramian: Tensor, preference: Tensor, scale: Scale = "min") -> Tensor:
@@ -27,7 +29,9 @@ def aligned_mtl_weights(gramian: Tensor, preference: Tensor, scale: Scale = "min
         "median": lengths.median(),
         "rmse": lengths.square().mean().sqrt(),
     }[scale]
-    return vectors @ (size / lengths * (vectors.T @ preference)) / len(preference)
+    along = vectors.T @ preference
+    along[along.abs() <= APART * preference.norm()] = 0.0
+    return vectors @ (size / lengths * along) / len(preference)
 
 
 def _principal_components(gramian: Tensor) -> tuple[Tensor, Tensor]:

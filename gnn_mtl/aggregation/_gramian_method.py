@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl.aggregation._base import AggregatorConfig, Promise, Weighting
 from gnn_mtl.aggregation._norm import Norm, check_norm
+from gnn_mtl.aggregation._preference import by_task, check_preference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +56,7 @@ class PreferenceMethod(GramianMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(math.isfinite(value) and value > 0 for value in self.preference):
-            raise UsageError(
-                f"`preference` should hold positive numbers. Found {self.preference[:8]}."
-            )
+        check_preference(self.preference)
 
 
 class GramianWeighting(Weighting):
@@ -76,11 +71,7 @@ class GramianWeighting(Weighting):
     def __init__(self, method: GramianMethod, num_tasks: int, *, seed: int = 0) -> None:
         super().__init__(num_tasks, norm=method.norm, seed=seed)
         given = method.preference if isinstance(method, PreferenceMethod) else ()
-        if given and len(given) != num_tasks:
-            raise ShapeError(
-                f"`preference` should hold one number a task, {num_tasks}. Found {len(given)}."
-            )
-        self.preference = torch.tensor(given or [1.0] * num_tasks, dtype=torch.float64)
+        self.preference = by_task("preference", given, num_tasks)
         self.method = method
         self.kind = method.kind  # type: ignore[misc]
         unequal: frozenset[Promise] = frozenset({"sum_without_conflict"} if given else ())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.aggregation._base import AggregatorConfig
-from gnn_mtl.aggregation._loss_balance import LossBalance, check_positive, debias, put
+from gnn_mtl.aggregation._loss_balance import LossBalance, check_positive, put
 
 
 def slaw_weights(spread: Tensor, eps: float = 1e-5) -> Tensor:
@@ -50,7 +50,7 @@ class SLAWWeighting(LossBalance):
 
     def _weights(self, tasks: Tensor, losses: Tensor, gramian: Tensor | None) -> Tensor:  # noqa: ARG002
         visits = self.state["visits"][tasks] + 1
-        share = (1 - self.config.beta) / debias(self.config.beta, visits)
+        share = (1 / visits.double()).clamp(min=1 - self.config.beta)
         away = losses - self.state["mean"][tasks]
         mean = self.state["mean"][tasks] + share * away
         variance = (1 - share) * (self.state["variance"][tasks] + share * away**2)
@@ -65,7 +65,7 @@ class SLAWWeighting(LossBalance):
 class SLAW(AggregatorConfig):
     r"""Scaled loss approximate weighting: losses that vary much get less weight.
 
-    Crawshaw and Kosecka, "SLAW: Scaled Loss Approximate Weighting for Efficient Multi-Task
+    Crawshaw and Košecká, "SLAW: Scaled Loss Approximate Weighting for Efficient Multi-Task
     Learning", 2021, arXiv 2109.08218. With moving averages of the losses and of their squares,
 
     .. math:: w_t = S \frac{1 / s_t}{\sum_u 1 / s_u}, \qquad
@@ -74,10 +74,10 @@ class SLAW(AggregatorConfig):
     where :math:`s_t` estimates the norm of the task's gradient without computing it: a step of
     random direction changes a loss in proportion to that norm.
 
-    The formula was taken from descriptions of the paper, not from its text, and beta likewise.
-    What differs: the moving averages are by task and bias-corrected, the variance is updated
-    without cancellation, and a task on its first visit has weight 1. On sampled batches most of
-    :math:`s_t` is sampling noise. Free; meant for hundreds of tasks.
+    As in the authors' code, the averages are plain means up to :math:`1 / (1 - \beta)` visits, and
+    beta and the smallest deviation are its. What differs: visits are counted by task, the variance
+    is updated without cancellation, and a task on its first visit has weight 1. On sampled batches
+    most of :math:`s_t` is sampling noise. Free; meant for hundreds of tasks.
     """
 
     kind: ClassVar[str] = "slaw"

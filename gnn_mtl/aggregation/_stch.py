@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gnn_mtl._core.errors import ShapeError, UsageError
+from gnn_mtl._core.errors import UsageError
 from gnn_mtl.aggregation._base import AggregatorConfig, Promise
 from gnn_mtl.aggregation._loss_balance import LOSS_PROMISES, LossBalance, check_positive
+from gnn_mtl.aggregation._preference import by_task, check_preference
 
 
 def stch_weights(
@@ -48,13 +49,8 @@ class STCHWeighting(LossBalance):
     def __init__(self, config: STCH, num_tasks: int, *, seed: int = 0) -> None:
         super().__init__(num_tasks, seed=seed)
         self.config = config
-        for name, given in (("preference", config.preference), ("ideal", config.ideal)):
-            if given and len(given) != num_tasks:
-                raise ShapeError(
-                    f"`{name}` should hold one number a task, {num_tasks}. Found {len(given)}."
-                )
-        self._preference = torch.tensor(config.preference or [1.0] * num_tasks, dtype=torch.float64)
-        self._ideal = torch.tensor(config.ideal or [0.0] * num_tasks, dtype=torch.float64)
+        self._preference = by_task("preference", config.preference, num_tasks)
+        self._ideal = by_task("ideal", config.ideal, num_tasks, 0.0)
         if config.preference:
             self.promises: frozenset[Promise] = LOSS_PROMISES - {"permutation"}  # type: ignore[misc]
 
@@ -73,7 +69,7 @@ class STCH(AggregatorConfig):
     r"""Smooth Tchebycheff scalarization: works on the worst losses, smoothly.
 
     Lin, Zhang, Yang, Liu, Wang and Zhang, "Smooth Tchebycheff Scalarization for Multi-Objective
-    Optimization", ICML 2024, arXiv 2402.19078, equation 6:
+    Optimization", ICML 2024, arXiv 2402.19078:
 
     .. math:: L = \mu \log \sum_t \exp\big(\lambda_t (L_t - z_t) / \mu\big), \qquad
               w_t = \lambda_t\, \mathrm{softmax}_t\big(\lambda (L - z) / \mu\big).
@@ -83,9 +79,9 @@ class STCH(AggregatorConfig):
 
     What differs: :math:`\lambda` has mean 1 over the tasks that take part, not sum 1, so that
     :math:`\mu` means the same for 5 tasks and for 500, and weights sum to 1 if all matter alike.
-    The paper tries 0.01, 0.1, 0.5 and 1. Losses are compared as they are: a rare label's cross
-    entropy is small whatever the model, so state `ideal` or `preference` if such labels matter.
-    Free.
+    Losses are compared as they are, while the authors' multi-task code compares the logarithms of
+    losses over their means after four epochs of warm-up, with mu 1. A rare label's cross entropy is
+    small whatever the model, so state ``ideal`` or ``preference`` if such labels matter. Free.
     """
 
     kind: ClassVar[str] = "stch"
@@ -101,10 +97,7 @@ class STCH(AggregatorConfig):
 
     def __post_init__(self) -> None:
         check_positive(mu=self.mu)
-        if not all(math.isfinite(value) and value > 0 for value in self.preference):
-            raise UsageError(
-                f"`preference` should hold positive numbers. Found {self.preference[:8]}."
-            )
+        check_preference(self.preference)
         if not all(math.isfinite(value) for value in self.ideal):
             raise UsageError(f"`ideal` should hold finite numbers. Found {self.ideal[:8]}.")
 

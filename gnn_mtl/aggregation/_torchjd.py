@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from gnn_mtl._core.errors import ShapeError, UsageError
+from gnn_mtl._core.errors import UsageError
 from gnn_mtl.aggregation._base import Aggregator, RowAggregator, Weighting, as_rows
 from gnn_mtl.aggregation._gramian_method import GradientOptions
 from gnn_mtl.aggregation._norm import VANISHED, Norm
+from gnn_mtl.aggregation._preference import by_task, check_preference
 from gnn_mtl.aggregation._torchjd_methods import METHODS, build_method, parse_options
 
 JDMethod = Literal[
@@ -48,8 +49,9 @@ class TorchJD(GradientOptions):
     ``smoothing``) therefore keep one for each set of tasks that is updated together, in that
     order, for the last 64 such sets: a joint run has one, a run with disjoint groups one a group,
     a run with random groups hardly any. That of excess_mtl is as large as its tasks' gradients.
-    nash_mtl starts afresh at every call. krum and trimmed_mean are the mean where tasks are too few
-    for them. Random methods draw from the run's seed; torch's global random state does not move.
+    nash_mtl starts afresh at every call, and a task alone has weight 1. krum and trimmed_mean are
+    the mean where tasks are too few for them. Random methods draw from the run's seed; torch's
+    global random state does not move.
     """
 
     kind: ClassVar[str] = "torchjd"
@@ -80,10 +82,7 @@ class TorchJD(GradientOptions):
                 f"{self.method} takes no `preference`. Methods that do: "
                 f"{', '.join(name for name, other in METHODS.items() if other.vector)}."
             )
-        if not all(0 < value < float("inf") for value in self.preference):
-            raise UsageError(
-                f"`preference` should hold positive numbers. Found {self.preference[:8]}."
-            )
+        check_preference(self.preference)
         if not 0 <= self.smoothing < 1:
             raise UsageError(f"`smoothing` should be in [0, 1). Found {self.smoothing}.")
         if self.smoothing and entry.form != "gramian":
@@ -111,14 +110,9 @@ class _Door:
     """Makes, keeps and calls TorchJD's objects."""
 
     def __init__(self, config: TorchJD, num_tasks: int) -> None:
-        given = config.preference
-        if given and len(given) != num_tasks:
-            raise ShapeError(
-                f"`preference` should hold one number a task, {num_tasks}. Found {len(given)}."
-            )
         self.config, self.entry = config, METHODS[config.method]
         self.options = parse_options(config.method, config.options)
-        self.preference = torch.tensor(given or [1.0] * num_tasks, dtype=torch.float64)
+        self.preference = by_task("preference", config.preference, num_tasks)
         self.remembers = self.entry.remembers or config.smoothing > 0
         self.kept: dict[tuple[int, ...], nn.Module | dict[str, Any]] = {}
         self.make(torch.arange(num_tasks), self.preference)  # refuses early what cannot work
@@ -134,7 +128,9 @@ class _Door:
         )
 
     def too_few(self, size: int) -> bool:
-        """Whether so many tasks leave krum or trimmed_mean nothing to choose from."""
+        """Whether so many tasks leave krum or trimmed_mean nothing to choose from, or are one."""
+        if self.config.method == "nash_mtl":  # its program has no form for a single number
+            return size < 2
         spared = 3 + int(self.options.get("n_byzantine", 0)) if self.config.method == "krum" else 1
         selected = int(self.options.get("n_selected", 1))
         return size < max(spared, selected, 1 + 2 * int(self.options.get("trim_number", 0)))
@@ -244,14 +240,14 @@ class TorchJDWeighting(_ThroughDoor, Weighting):
 
     def _weights(self, tasks: Tensor, losses: Tensor, gramian: Tensor | None) -> Tensor:
         assert gramian is not None  # noqa: S101
+        if self.door.too_few(len(tasks)):
+            return torch.full_like(losses, 1 / len(tasks))
         if self.door.entry.form == "root":
             values, vectors = torch.linalg.eigh(gramian)
             root = vectors * values.clamp(min=0).sqrt()
             seed = int(self._draw().integers(1 << 62))
             aggregator: Any = self.door.object(tasks, root)
             return self.door.call(aggregator.weighting, root, seed)
-        if self.door.too_few(len(tasks)):
-            return torch.full_like(losses, 1 / len(tasks))
         size = gramian.diagonal().mean()
         if not self.door.entry.relative:
             return self._ask(tasks, gramian).double()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
 
 import tyro
 
@@ -51,6 +53,11 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
             default = dataclasses.replace(default, **{family: made})
     _suggest(rest)
     _refuse_other_kinds(rest, default)
+    with _first_paragraph(*(type(getattr(default, family)) for family in KINDS)):
+        return _parsed(rest, default, command)
+
+
+def _parsed(rest: list[str], default: RunConfig, command: str) -> RunConfig:
     return tyro.cli(
         RunConfig, args=rest, default=default, prog=f"gnn-mtl {command}",
         description="Train one run. Choose parts by --scheduler.kind "
@@ -61,6 +68,19 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
         f"{', '.join(ALIASES)}.",
         config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _first_paragraph(*classes: type) -> Iterator[None]:
+    """Let help say what a class does in a line: equations are for its documentation."""
+    whole = {cls: cls.__doc__ for cls in classes}
+    try:
+        for cls, text in whole.items():
+            cls.__doc__ = inspect.cleandoc(text or "").partition("\n\n")[0]
+        yield
+    finally:
+        for cls, text in whole.items():
+            cls.__doc__ = text
 
 
 def _with_groups(default: RunConfig, kind: str | None, file: str | None) -> RunConfig:

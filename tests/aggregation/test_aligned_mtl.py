@@ -68,7 +68,9 @@ def test_the_preference_weighs_the_aligned_rows():
 
 def test_antiparallel_gradients_are_finite():
     jacobian = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
-    assert weights(jacobian).tolist() == pytest.approx([0.0, 0.0], abs=1e-9)
+    assert weights(jacobian).tolist() == [0.0, 0.0]  # and no noise that could be blown up
+    other = torch.tensor([[1.0, 2.0], [-1.0, -2.0]], dtype=torch.float64)
+    assert weights(3e5 * other).tolist() == [0.0, 0.0]
 
 
 def test_agrees_with_torchjd():

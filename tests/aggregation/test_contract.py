@@ -83,8 +83,9 @@ def test_the_contract_with_other_options(variant):
     check_aggregator(VARIANTS[variant], num_tasks=SMALL, seed=1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", TORCHJD)
+@pytest.mark.parametrize("method", [
+    name if name in {"upgrad", "pcgrad", "config", "stch"} else pytest.param(
+        name, marks=pytest.mark.slow) for name in TORCHJD])  # fmt: skip
 def test_the_contract_of_the_adapter(method):
     pytest.importorskip("torchjd")
     check_aggregator(TorchJD(method=method), num_tasks=SMALL)

@@ -289,12 +289,13 @@ def test_dwa_turns_the_windows_of_every_task_by_its_own_visits():
 def test_slaw_weighs_by_the_spread_of_recent_losses():
     beta, aggregator = 0.8, SLAW(beta=0.8).build(3)
     series = np.random.default_rng(1).normal(5, [0.1, 0.2, 1.0], size=(20, 3))
+    mean, square = np.zeros(3), np.zeros(3)
     for step, losses in enumerate(series):
         found = aggregator.weights(losses=torch.from_numpy(losses))
+        kept = step / (step + 1) if step < 5 else beta  # means of all up to 1 / (1 - 0.8) visits
+        mean = kept * mean + (1 - kept) * losses
+        square = kept * square + (1 - kept) * losses**2
         if step:
-            weights = beta ** np.arange(step, -1, -1.0)
-            mean = np.average(series[: step + 1], axis=0, weights=weights)
-            square = np.average(series[: step + 1] ** 2, axis=0, weights=weights)
             inverse = 1 / np.sqrt(square - mean**2)
             np.testing.assert_allclose(found, 3 * inverse / inverse.sum(), rtol=1e-6)
         else:

@@ -1,4 +1,4 @@
-"""Nash-MTL and FairGrad: the equation, its limits, what is kept between updates."""
+"""Nash-MTL and FairGrad: the equation and its limits."""
 
 import math
 import time
@@ -191,45 +191,8 @@ def test_max_norm_cuts_only_what_is_longer():
     assert torch.equal(nash(jacobian, max_norm=3.1), nash(jacobian))  # its length is 3
 
 
-def test_every_keeps_the_weights_of_the_same_tasks():
-    aggregator = NashMTL(norm="native", every=3).build(6)
-    first, others = gradients(3, 10, 1), [gradients(3, 10, seed) for seed in range(2, 6)]
-    kept = aggregator.weights(first @ first.T, tasks=[0, 2, 4])
-    for other in others[:2]:
-        assert torch.equal(aggregator.weights(other @ other.T, tasks=[0, 2, 4]), kept)
-    fresh = aggregator.weights(others[2] @ others[2].T, tasks=[0, 2, 4])
-    assert torch.equal(fresh, nash(others[2]))
-    # the order of the tasks is not part of the set
-    turned = aggregator.weights(others[3] @ others[3].T, tasks=[4, 2, 0])
-    assert torch.equal(turned, fresh.flip(0))
-
-
-def test_another_company_is_solved_anew_and_disjoint_ones_are_left_alone():
-    aggregator = NashMTL(norm="native", every=100).build(6)
-    a, b = gradients(3, 10, 1), gradients(2, 10, 2)
-    kept = aggregator.weights(a @ a.T, tasks=[0, 1, 2])
-    disjoint = aggregator.weights(b @ b.T, tasks=[3, 4])
-    assert torch.equal(disjoint, nash(b))
-    again = gradients(3, 10, 3)
-    assert torch.equal(aggregator.weights(again @ again.T, tasks=[0, 1, 2]), kept)
-    untouched = aggregator.state["weights"][[3, 4, 5]].clone()
-    pair = aggregator.weights(b @ b.T, tasks=[0, 1])  # part of the first set is another set
-    assert torch.equal(pair, nash(b))
-    assert torch.equal(aggregator.state["weights"][[3, 4, 5]], untouched)
-    assert torch.equal(aggregator.weights(again @ again.T, tasks=[0, 1, 2]), nash(again))
-
-
-def test_nash_resumes():
-    method = NashMTL(norm="native", every=3)
-    aggregator, other = method.build(4), method.build(4)
-    first, second = gradients(3, 10, 1), gradients(3, 10, 2)
-    kept = aggregator.weights(first @ first.T, tasks=[0, 1, 3])
-    other.load_state_dict(aggregator.state_dict())
-    assert torch.equal(other.weights(second @ second.T, tasks=[0, 1, 3]), kept)
-
-
 @pytest.mark.parametrize(
-    "options", [{"max_norm": -1.0}, {"max_norm": math.nan}, {"every": 0}, {"norm": "long"}]
+    "options", [{"max_norm": -1.0}, {"max_norm": math.nan}, {"norm": "long"}]
 )
 def test_nash_options_are_checked(options):
     with pytest.raises(UsageError, match="Found"):

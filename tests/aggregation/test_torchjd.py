@@ -244,6 +244,10 @@ def test_too_few_tasks_to_choose_from_are_averaged(method, options, least):
         assert not torch.allclose(enough, rows(1, least).mean(dim=0))
 
 
+def test_nash_of_a_task_alone_is_that_task():
+    assert build("nash_mtl").weights(torch.tensor([[4.0]])).tolist() == [1.0]
+
+
 def test_what_torchjd_cannot_do_is_a_usage_error():
     with pytest.raises(UsageError, match="geometric_mean failed"):
         build("geometric_mean").weights(losses=torch.tensor([0.5, -1.0]))

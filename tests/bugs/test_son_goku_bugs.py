@@ -6,14 +6,12 @@ Short ones are tested here, the others where their subject is.
 
 import math
 import typing
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-import gnn_mtl
 from gnn_mtl._core.cost import CostMeter
 from gnn_mtl.affinity import tag_affinity
 from gnn_mtl.benchmarks import _schedule as bench_schedule

@@ -36,7 +36,7 @@ for name, step in json.loads(sys.argv[1]).items():
             log(self, **row)
             seen.append(row)
             if len(seen) == step:
-                os.kill(os.getpid(), getattr(signal, name))
+                signal.raise_signal(getattr(signal, name))
 
         RunWriter.log_train = log_and_stop
         os._exit(main([*sys.argv[2:], "--out", name]))

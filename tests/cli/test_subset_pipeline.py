@@ -1,7 +1,6 @@
 """From trained subsets to separate models by the command line; any stage can be taken up again."""
 
 import json
-import os
 import signal
 
 import numpy as np
@@ -36,7 +35,7 @@ def trainings(monkeypatch):
     def watch(self, tasks, seed):
         seen.append((tasks, seed))
         if len(seen) == seen.stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return real(self, tasks, seed)
 
     monkeypatch.setattr(oracle_module._Worker, "train", watch)
@@ -95,7 +94,7 @@ def test_separate_models_are_resumed(cli, train, here, monkeypatch):
         log(self, **row)
         rows.append(row)
         if len(rows) == 17:  # the fifth step of the second model
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(RunWriter, "log_train", watch)

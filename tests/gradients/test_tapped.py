@@ -9,8 +9,7 @@ from torch import nn
 
 from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl.datasets import planted
-from gnn_mtl.gradients import _tapped as module
-from gnn_mtl.gradients import task_gramian
+from gnn_mtl.gradients import _layer_end, _tapped, task_gramian
 from gnn_mtl.gradients._tapped import tapped
 from gnn_mtl.graph import NeighborLoader
 from gnn_mtl.nn import Adapters, LabelModel, LinearHeads, MLPEncoder, SAGEEncoder, masked_bce
@@ -97,7 +96,7 @@ def test_rows_of_several_processes_add_up(head, memory_bytes, make_model, make_b
     assert (len(chunks) == 2) == (memory_bytes > 3000)  # the last one counts nodes
     tap, theirs = forward(model, second)
     if head == "linear":  # the other process cannot use the closed form: same chunks all the same
-        monkeypatch.setattr(module, "_between", lambda *_: None)
+        monkeypatch.setattr(_tapped, "between_of", lambda *_: None)
     found = tap.gramian(
         theirs, tasks=TASKS, memory_bytes=memory_bytes, reduce=lambda r: r + chunks.pop(0)
     )
@@ -112,7 +111,7 @@ def test_needs_no_rows_where_every_unit_is_on(make_model, make_batch, monkeypatc
     model.encoder.dropout.p = 0.0
     with torch.no_grad():
         model.encoder.convs[-1].lin.bias += 100
-    monkeypatch.setattr(module, "_unit_rows", None)
+    monkeypatch.setattr(_layer_end, "_unit_rows", None)
     tap, losses = forward(model, batch)
     found = tap.gramian(losses, tasks=TASKS)
     close(found.gramian, by_autograd(losses, model.encoder.final_parameters()), 1e-10)

@@ -1,7 +1,6 @@
 """A small graph with conflicting labels, small budgets, and what makes two runs equal."""
 
 import json
-import os
 import signal
 
 import numpy as np
@@ -87,7 +86,7 @@ def at_step(monkeypatch):
 @pytest.fixture(scope="session")
 def terminate():
     """Send this process SIGTERM."""
-    return lambda: os.kill(os.getpid(), signal.SIGTERM)
+    return lambda: signal.raise_signal(signal.SIGTERM)
 
 
 def without_clocks(value):

@@ -249,7 +249,7 @@ def test_an_interrupted_call_goes_on(table, quick, graph, tmp_path, monkeypatch)
     def stop_in_the_third(self, tasks, seed):
         trained.append((tasks, seed))
         if len(trained) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return real(self, tasks, seed)
 
     monkeypatch.setattr(module._Worker, "train", stop_in_the_third)

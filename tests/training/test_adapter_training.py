@@ -1,6 +1,5 @@
 """Adapters while they train: inactive groups stand still, moments and resumes include them."""
 
-import os
 import signal
 
 import pytest
@@ -120,7 +119,7 @@ def test_a_resumed_training_is_the_same(
     fit(straight, tiny, JointScheduler(T), budget(epochs=4))
     start = len(steps_seen.list)
     steps_seen.hooks.append(
-        lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == start + 5 else None
+        lambda step: signal.raise_signal(signal.SIGTERM) if step == start + 5 else None
     )
     with pytest.raises(InterruptedRunError):
         fit(model, tiny, JointScheduler(T), budget(epochs=4), checkpoints=tmp_path)

@@ -1,7 +1,6 @@
 """Labels as inputs: other nodes' training labels are read, a node's own never."""
 
 import dataclasses
-import os
 import signal
 
 import numpy as np
@@ -250,7 +249,7 @@ def test_training_repeats_and_resumes_bit_for_bit(
 
     start = len(steps_seen.list)
     steps_seen.hooks.append(
-        lambda count: os.kill(os.getpid(), signal.SIGTERM) if count == start + 7 else None
+        lambda count: signal.raise_signal(signal.SIGTERM) if count == start + 7 else None
     )
     model = new_model().train()
     with pytest.raises(InterruptedRunError):

@@ -1,6 +1,5 @@
 """An interrupted training, resumed, is bit for bit one that never stopped."""
 
-import os
 import signal
 
 import pytest
@@ -51,7 +50,7 @@ def test_resume_equals_no_interruption(
     def interrupt(step):
         if step in stops and step not in fired:
             fired.add(step)
-            os.kill(os.getpid(), signal.SIGTERM if step % 2 else signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM if step % 2 else signal.SIGINT)
 
     fired = set()
     steps_seen.hooks.append(interrupt)
@@ -98,7 +97,7 @@ def test_a_finished_training_resumes_to_its_result(
 
 def test_signal_handlers_are_put_back(tiny, new_model, budget, steps_seen, tmp_path):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    steps_seen.hooks.append(lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None)
+    steps_seen.hooks.append(lambda step: signal.raise_signal(signal.SIGINT) if step == 2 else None)
     with pytest.raises(InterruptedRunError):
         fit(new_model(), tiny, JointScheduler(T), budget(), checkpoints=tmp_path)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
@@ -145,7 +144,7 @@ def test_steps_left_out_in_a_row_go_on_counting(tiny, new_model, budget, tmp_pat
         model.encoder.convs[0].lin_l.weight.register_hook(lambda grad: grad * torch.inf)
         return model
 
-    steps_seen.hooks.append(lambda s: os.kill(os.getpid(), signal.SIGINT) if s == 6 else None)
+    steps_seen.hooks.append(lambda s: signal.raise_signal(signal.SIGINT) if s == 6 else None)
     config = budget(epochs=5, eval_every=9)
     with pytest.raises(InterruptedRunError):
         fit(diverging(), tiny, JointScheduler(T), config, checkpoints=tmp_path)

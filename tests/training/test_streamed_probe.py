@@ -1,6 +1,5 @@
 """Training whose schedule is fed by what the steps leave behind, and the passes a run counts."""
 
-import os
 import signal
 
 import pytest
@@ -73,7 +72,7 @@ def test_resume_equals_no_interruption(
 
     def interrupt(step):
         if step == stop:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     steps_seen.hooks.append(interrupt)
     with pytest.raises(InterruptedRunError):
