@@ -44,7 +44,7 @@ COST = ("seconds", "steps", "label_gradients", "probe_label_gradients", "refresh
 class Plan:
     """How long everything is trained: as many label-gradients as so many joint steps have."""
 
-    joint_steps: int = 300
+    joint_steps: int = 150
     eval_every: int = 10
 
 

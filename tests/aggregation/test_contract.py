@@ -13,8 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 import gnn_mtl.aggregation
 from gnn_mtl.aggregation import AGGREGATORS, AggregatorConfig, Promise, TorchJD
-from gnn_mtl.testing import aggregator_seconds, check_aggregator, measure_promises
-from gnn_mtl.testing._aggregator_promises import TOLERANCE
+from gnn_mtl.testing import TOLERANCE, aggregator_seconds, check_aggregator, measure_promises
 
 SMALL = 9
 """Tasks of the graph where a configuration allows few, or all cases are more than needed."""

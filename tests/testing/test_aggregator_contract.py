@@ -11,34 +11,11 @@ from gnn_mtl._core.errors import UsageError
 from gnn_mtl.aggregation import (
     Aggregator,
     AggregatorConfig,
-    GramianMethod,
     Promise,
     RowAggregator,
     Weighting,
 )
 from gnn_mtl.testing import aggregator_cases, aggregator_seconds, check_aggregator, measure_promises
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShortestFirst(GramianMethod):
-    """The example of the documentation: weights that fall with the length of the gradient."""
-
-    kind = "shortest_first"
-    promises = frozenset({"permutation", "scaling", "nonnegative"})
-    power: float = 0.5
-
-    def solve(self, gramian, **_):
-        squares = gramian.diagonal()
-        return (squares / squares.mean()) ** (-self.power / 2)
-
-
-def test_a_method_of_ten_lines_passes():
-    checked = check_aggregator(ShortestFirst())
-    assert {"configuration", "finite", "saved state", "errors"} <= set(checked)
-    assert [name for name in checked if name.startswith("promise")] == [
-        "promise permutation", "promise scaling", "promise nonnegative",
-    ]  # fmt: skip
-    assert check_aggregator(ShortestFirst(power=1.0), num_tasks=9, seed=3) == checked
 
 
 class Plain(Weighting):
@@ -406,4 +383,4 @@ def test_a_typed_error_is_an_answer_except_on_plain_inputs():
 
 
 def test_seconds_are_of_one_call():
-    assert 0 < aggregator_seconds(ShortestFirst(), 20) < 0.5
+    assert 0 < aggregator_seconds(config_of(Plain), 20) < 0.5
