@@ -35,7 +35,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	@for name in sampler epoch schedule coloring refresh gradtag sdp; do $(BIN)/gnn-mtl bench $$name || exit 1; done
+	@for name in sampler epoch schedule coloring refresh gradtag sdp aggregate; do $(BIN)/gnn-mtl bench $$name || exit 1; done
 
 docs: setup
 	$(BIN)/python -m pytest tests/docs -m "not gpu" $(PYTEST_ARGS)

@@ -1,4 +1,28 @@
-"""Floor 2: what the gradients of the tasks that take part in an update are combined to."""
+"""Floor 2: what the gradients of the tasks that take part in an update are combined to.
+
+A schedule selects tasks; an ``Aggregator`` settles what they do to the shared parameters. Two kinds:
+
+- a ``Weighting`` finds weights w of the gradients (direction ``J^T w``) or of the losses. It reads
+  losses alone, or the Gramian ``J J^T`` too, so that a step costs one Gramian and one backward pass
+  however many tasks;
+- a ``RowAggregator`` needs the gradients themselves (``AdaTask``; some methods of TorchJD).
+
+Each has a frozen configuration whose ``build(num_tasks, seed)`` makes it; those that remember
+nothing are a ``GramianMethod``, which is the whole method. By what they do:
+
+- unchanged: ``Sum``, ``Mean``;
+- project conflicts away: ``GradOPS``, ``PCGrad``, ``WPCGrad``, ``GradVac``;
+- improve every task: ``MGDA``, ``UPGrad``, ``DualProj``, ``CAGrad``, ``NashMTL``, ``FairGrad``;
+- treat all tasks alike: ``IMTLG``, ``ConFIG``, ``AlignedMTL``, ``TaskTensioner``;
+- trade off: ``ParetoMTL`` with ``preference_vectors``, and any ``PreferenceMethod``;
+- weigh the losses: ``Uncertainty``, ``IMTLL``, ``DWA``, ``GeometricMean``, ``STCH``, ``SLAW``,
+  ``RandomWeights``, ``FAMO``; with gradient norms ``GradNorm``, ``EMTL``;
+- moments by task: ``AdaTask``;
+- ``TorchJD``: the methods of that library (extra ``jd``).
+
+``promises`` says what holds for any input; ``gnn_mtl.testing.check_aggregator`` checks it, for
+methods of yours too. How long a direction is made is another choice, the same for all (``Norm``).
+"""
 
 from gnn_mtl.aggregation._adatask import AdaTask
 from gnn_mtl.aggregation._aligned_mtl import AlignedMTL

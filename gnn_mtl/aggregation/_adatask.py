@@ -108,9 +108,9 @@ class AdaTaskRows(RowAggregator):
     def dominance(self) -> Tensor:
         """Return every task's share of the squared updates, float64 ``[T]``; NaN: never seen.
 
-        The paper's ratio of accumulative updates, over all shared parameters: the mean squared row,
-        averaged over a task's own visits with the decay of the second moments and bias-corrected,
-        over its sum.
+        The paper's average of squared updates (AU), over all shared parameters: the mean squared
+        row, averaged over a task's own visits with the decay of the second moments and
+        bias-corrected; here divided by its sum over the tasks.
         """
         average = self.state["updates"] / debias(self.config.beta2, self.state["steps"])
         return average / average.nansum()
@@ -202,7 +202,7 @@ class AdaTask(AggregatorConfig):
     r"""AdaTask: an Adam of its own for every task on the shared parameters, their steps summed.
 
     Yang, Pan, Wang, Yu, Shen, Chen, Xiao, Jiang and Guo, "AdaTask: A Task-Aware Adaptive Learning
-    Rate Approach to Multi-Task Learning", AAAI 2023, arXiv 2211.15055, its Adam form:
+    Rate Approach to Multi-Task Learning", AAAI 2023, arXiv 2211.15055, its form of Adam:
 
     .. math:: \theta \leftarrow \theta - \eta \sum_t \frac{m_t / (1 - \beta_1^{n_t})}
               {\sqrt{v_t / (1 - \beta_2^{n_t})} + \epsilon},

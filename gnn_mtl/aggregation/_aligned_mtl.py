@@ -60,10 +60,10 @@ class AlignedMTL(PreferenceMethod):
 
     .. math:: B = \sqrt{\sigma}\, V \Lambda^{-1/2} V^\top , \qquad w = B\, p / S ,
 
-    where :math:`\sigma` is the smallest eigenvalue (the paper), their median, or their mean (the
-    authors' code). The rows of B J have condition number 1. Eigenvalues that may
-    be rounding errors are left out; they are found from the cosines, so that norms may differ by
-    orders of magnitude.
+    where :math:`\sigma` is the smallest eigenvalue (the paper), their median, or their mean (both
+    in the authors' code, which sums over tasks where the paper has the mean). The rows of B J have
+    condition number 1. Eigenvalues that may be rounding errors are left out; they are found from
+    the cosines, so that norms may differ by orders of magnitude.
 
     The preference decides the compromise between the tasks, whatever the norms of the gradients.
     The weights can be negative and the direction can conflict with a gradient. The smallest of

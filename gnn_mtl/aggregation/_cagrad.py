@@ -66,14 +66,15 @@ def cagrad_weights(gramian: Tensor, c: float = 0.5) -> Tensor:
 class CAGrad(GramianMethod):
     r"""Helps the worst-off task as much as possible within a ball around the mean gradient.
 
-    Liu et al. (Conflict-Averse Gradient Descent, NeurIPS 2021, arXiv 2110.14048, eq. 3):
+    Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021, arXiv
+    2110.14048, eq. 3:
 
     .. math:: d = \arg\max_{d : \|d - g_0\| \le c \|g_0\|} \min_i g_i \cdot d,
               \qquad g_0 = \tfrac{1}{S} \sum_i g_i .
 
     c = 0 is the mean, whose minima it keeps for c < 1; for c >= 1 it only goes to Pareto stationary
     points. The worst-off task never gains less than from the mean, but for small c it may still
-    lose. ``c`` 0.5 is the authors' default; 0.4 is common elsewhere.
+    lose. ``c`` 0.5 is the default of the authors' code, whose scripts have 0.4 to 0.9.
 
     Differs from the authors' code, which takes 20 steps of SGD with momentum (SciPy's SLSQP for few
     tasks) in the dual: the same problem, solved exactly for any number of tasks. At a Pareto
@@ -89,7 +90,7 @@ class CAGrad(GramianMethod):
     """Radius of the ball around the mean gradient, relative to its length; 0 is the mean."""
 
     rescale: Literal[0, 1, 2] = 0
-    """The direction divided by 1 (0), by 1 + c^2 (1) or by 1 + c (2), as in the authors' code; felt
+    """The direction divided by 1 (0), by 1 + c^2 (1, as the authors train) or by 1 + c (2); felt
     with ``norm`` native only."""
 
     def __post_init__(self) -> None:

@@ -81,8 +81,8 @@ class DWA(AggregatorConfig):
 
     What differs: an epoch is a window of a task's own visits, since a schedule visits tasks
     unevenly; every task turns its windows over by itself, and the softmax is over the tasks that
-    take part. The temperature is the paper's; the window is that of the Nash-MTL authors' code.
-    Losses have to be 0 or more. Free.
+    take part. The temperature is the paper's; the window is as long as in the Nash-MTL authors'
+    code, where it slides. Losses have to be 0 or more. Free.
     """
 
     kind: ClassVar[str] = "dwa"

@@ -52,8 +52,9 @@ class EMTLWeighting(LossBalance):
 class EMTL(AggregatorConfig):
     r"""Experimental: makes the tasks' losses proportional to the norms of their gradients.
 
-    After "Equitable Multi-task Learning", 2023, arXiv 2306.09373, which adds to the losses the
-    variance of the tasks' relative contributions, :math:`c_t = L_t / \lVert \nabla L_t \rVert`:
+    After Yuan and Zhang, "Equitable Multi-task Learning", 2023, arXiv 2306.09373, which brings the
+    tasks' relative contributions :math:`c_t = L_t / \lVert \nabla L_t \rVert` together by adding
+    their variance to the losses:
 
     .. math:: \sum_t L_t + \lambda\, \mathrm{Var}_t\, c_t, \qquad
               w_t \propto \max\Big(0,\ 1 + \frac{2 \lambda}{S}

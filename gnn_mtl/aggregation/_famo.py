@@ -122,8 +122,9 @@ class FAMO(AggregatorConfig):
     :math:`\delta_t = \log L_t - \log L_t'`, and Adam moves the logits along
     :math:`(\partial z / \partial \xi)^\top \delta`: who fell more gets less.
 
-    The learning rate and weight decay are those of the authors' scripts. What differs: the lower
-    bound of a loss is 0, as for cross entropies; the softmax is over the tasks that take part, and
+    The learning rate and weight decay are those of the authors' scripts (0.01 for Cityscapes and
+    Meta-World), which also cut the shared gradient at length 1. What differs: the lower bound of a
+    loss is 0, as for cross entropies; the softmax is over the tasks that take part, and
     logits, moments and counts of the others rest (the paper has all tasks in every step). Costs one
     forward pass a step for the losses after the update; no gradients of single tasks.
     """

@@ -31,8 +31,7 @@ class GeometricMean(AggregatorConfig):
     r"""Geometric loss strategy (GLS): minimises the geometric mean of the losses.
 
     Chennupati, Sistu, Yogamani and Rawashdeh, "MultiNet++: Multi-Stream Feature Aggregation and
-    Geometric Loss Strategy for Multi-Task Learning", CVPR workshops 2019, arXiv 1904.08492,
-    equation 3:
+    Geometric Loss Strategy for Multi-Task Learning", CVPR workshops 2019, arXiv 1904.08492:
 
     .. math:: L = \Big(\prod_t L_t\Big)^{1/S}, \qquad w_t = \partial L / \partial L_t = L / (S L_t).
 

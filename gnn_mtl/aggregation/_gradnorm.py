@@ -87,8 +87,8 @@ class GradNorm(AggregatorConfig):
     r"""GradNorm: learns loss weights under which the tasks' gradients push alike.
 
     Chen, Badrinarayanan, Lee and Rabinovich, "GradNorm: Gradient Normalization for Adaptive Loss
-    Balancing in Deep Multitask Networks", ICML 2018, arXiv 1711.02257, equation 2. With the norm of
-    a task's weighted gradient :math:`n_t = w_t \lVert \nabla L_t \rVert` and its inverse training
+    Balancing in Deep Multitask Networks", ICML 2018, arXiv 1711.02257, eq. 2. With the norm of a
+    task's weighted gradient :math:`n_t = w_t \lVert \nabla L_t \rVert` and its inverse training
     rate :math:`r_t = \frac{L_t / L_t(0)}{\mathrm{mean}_u\, L_u / L_u(0)}`, Adam moves w down
 
     .. math:: \sum_t \big| n_t - \bar n\, r_t^{\alpha} \big| ,
@@ -96,14 +96,14 @@ class GradNorm(AggregatorConfig):
     whose target is a constant, so that the gradient is
     :math:`\mathrm{sign}(n_t - \bar n r_t^\alpha) \lVert \nabla L_t \rVert`: only the diagonal of
     the Gramian is used, and no second derivatives. Then w is rescaled to its old sum. At alpha 0
-    all weighted norms become the same.
+    all weighted norms become the same. The defaults are the paper's (alpha 0.12 there where tasks
+    are alike).
 
     The weights of all T tasks sum to T. What differs: only tasks that take part are compared,
     moved and rescaled, to their own old sum; the norms are divided by their mean, so that no unit
     matters; moments and counts are by task; weights stay positive; a norm at its target up to
     rounding does not move. The norms are those of the given Gramian: the paper's is that of the
-    last shared layer. alpha is from the paper (0.12 there where tasks are alike); the learning
-    rate is ours. Losses have to be 0 or more. Costs no more than the diagonal.
+    last shared layer. Losses have to be 0 or more. Costs no more than the diagonal.
     """
 
     kind: ClassVar[str] = "gradnorm"
@@ -116,7 +116,7 @@ class GradNorm(AggregatorConfig):
 
     initial_loss: InitialLoss = "first"
     """What progress is measured from: a task's first loss, or log 2, that of a model which says one
-    half to everything (steadier, as the first batch is one batch)."""
+    half to everything (the paper's advice where the first loss depends on the initialization)."""
 
     def __post_init__(self) -> None:
         if self.initial_loss not in get_args(InitialLoss):

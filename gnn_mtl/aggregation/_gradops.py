@@ -30,8 +30,8 @@ SMALLEST = 1e-12
 class GradOPS(GramianMethod):
     r"""Project every conflicting gradient off the span of all the others, and sum.
 
-    Zhu et al., "Gradient Deconfliction via Orthogonal Projections onto Subspaces for Multi-task
-    Learning", WSDM 2025, arXiv 2503.03438:
+    Zhu, Zhao, Wu, Wang, Deng, Xu and Zheng, "Gradient Deconfliction via Orthogonal Projections onto
+    Subspaces For Multi-task Learning", WSDM 2025, arXiv 2503.03438:
 
     .. math:: g_i' = g_i - \operatorname{Proj}_{\operatorname{span}\{g_j : j \ne i\}} g_i, \qquad
         d = \sum_i w_i g_i', \quad w_i = \frac{R_i^\alpha}{\frac1T \sum_k R_k^\alpha}, \quad
@@ -39,10 +39,10 @@ class GradOPS(GramianMethod):
 
     With a Gramian G of full rank :math:`g_i' = \sum_k (G^{-1})_{ik} g_k / (G^{-1})_{ii}`. Then
     :math:`g_i' \cdot g_j \ge 0` for all i and j ("strong non-conflicting gradients"), so that no
-    nonnegative weights bring a conflict back: that, the span of the others, one exponent
-    :math:`\alpha` for the trade-off and its value -3 for the reported results come from the paper.
-    Our reading are R and w as written here, and that a gradient which conflicts with no other stays
-    as it is (``gate``).
+    nonnegative weights bring a conflict back: that, the span of the others, weights of one exponent
+    :math:`\alpha` for the trade-off and its value -3 for the reported results come from the paper,
+    which has no public code. Our reading are R and w as written here, and that a gradient which
+    conflicts with no other stays as it is (``gate``).
 
     The paper's projection needs no order. ``order="sequential"`` is ours: every gradient is
     projected off the others in turn, but only off those it then still conflicts with, each made

@@ -11,7 +11,6 @@ from torch import Tensor
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.aggregation._base import Promise, Weighting
 from gnn_mtl.aggregation._gramian_method import GradientOptions
-from gnn_mtl.aggregation._norm import Norm
 from gnn_mtl.linalg import min_norm_weights
 
 Normalize = Literal["none", "l2", "loss", "loss_l2"]
@@ -41,20 +40,17 @@ class MGDAWeighting(Weighting):
     """:class:`MGDA` as a weighting: the losses may set the scale. It has no state.
 
     Args:
+        config: The options.
         num_tasks: Number of tasks T.
-        normalize: What each gradient is divided by.
-        norm: How long the direction is made.
-        seed: Unused: nothing is random.
+        seed: Not used.
     """
 
     kind: ClassVar[str] = "mgda"
     promises = PROMISES
 
-    def __init__(
-        self, num_tasks: int, *, normalize: Normalize = "none", norm: Norm = "native", seed: int = 0
-    ) -> None:
-        super().__init__(num_tasks, norm=norm, seed=seed)
-        self.normalize = normalize
+    def __init__(self, config: MGDA, num_tasks: int, *, seed: int = 0) -> None:
+        super().__init__(num_tasks, norm=config.norm, seed=seed)
+        self.normalize = config.normalize
 
     def _weights(self, tasks: Tensor, losses: Tensor, gramian: Tensor | None) -> Tensor:  # noqa: ARG002
         assert gramian is not None  # noqa: S101
@@ -77,8 +73,9 @@ class MGDAWeighting(Weighting):
 class MGDA(GradientOptions):
     r"""Takes the shortest convex combination of the gradients: all tasks improve equally.
 
-    Désidéri (C. R. Acad. Sci. Paris, 2012); Sener and Koltun (NeurIPS 2018, arXiv 1810.04650,
-    eq. 4):
+    Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization", C. R.
+    Acad. Sci. Paris, 2012; Sener and Koltun, "Multi-Task Learning as Multi-Objective Optimization",
+    NeurIPS 2018, arXiv 1810.04650, eq. 3:
 
     .. math:: d = \sum_i \alpha_i g_i, \qquad
               \alpha = \arg\min_{\alpha \ge 0,\, 1^\top \alpha = 1} \|\sum_i \alpha_i g_i\|^2 .
@@ -111,4 +108,4 @@ class MGDA(GradientOptions):
 
     def build(self, num_tasks: int, seed: int = 0) -> MGDAWeighting:
         """Build the aggregator; it has no randomness."""
-        return MGDAWeighting(num_tasks, normalize=self.normalize, norm=self.norm, seed=seed)
+        return MGDAWeighting(self, num_tasks, seed=seed)

@@ -41,12 +41,12 @@ class NashMTL(GramianMethod):
     loss is multiplied by a number; :math:`\lVert d\rVert^2 = S` with S the tasks in the update.
     Where gradients cancel, weights are stopped at about 1e5 of what the task alone would get.
 
-    The authors' code solves a sequence of convex programs, for G divided by its Frobenius norm, and
-    applies the weights to the heads' losses too. Here it is G itself, one strictly convex function,
-    Newton's method (:func:`~gnn_mtl.aggregation._fair_newton.fair_weights`) and the shared
-    parameters alone: 0.1 s at 500 tasks. Their ``update_weights_every``, the number of updates that
-    share one solution, is ``--train.gramian-every``, for this and every other method. Unequal
-    bargaining power is ``FairGrad(alpha=1, preference=...)``.
+    The authors' code solves a sequence of convex programs and applies the weights to the heads'
+    losses too; here it is one strictly convex function, Newton's method
+    (:func:`~gnn_mtl.aggregation._fair_newton.fair_weights`) and the shared parameters alone: 0.1 s
+    at 500 tasks. Their ``update_weights_every``, the number of updates that share one solution, is
+    ``--train.gramian-every``, for this and every other method. Unequal bargaining power is
+    ``FairGrad(alpha=1, preference=...)``.
     """
 
     kind: ClassVar[str] = "nash_mtl"

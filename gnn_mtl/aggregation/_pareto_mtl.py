@@ -144,8 +144,8 @@ class ParetoMTLWeighting(Weighting):
 class ParetoMTL(GradientOptions):
     r"""Descends towards the trade-off that one of several preference vectors stands for.
 
-    Lin et al. (Pareto Multi-Task Learning, NeurIPS 2019, arXiv 1912.12854, eqs. 8-13). Vector k of
-    K divides the losses F into the region where it is the closest,
+    Lin et al., "Pareto Multi-Task Learning", NeurIPS 2019, arXiv 1912.12854, eqs. 7, 9, 14 and 18.
+    The K vectors divide the losses F into regions where each is the closest; that of vector k is
 
     .. math:: G_j(F) = (u_j - u_k) \cdot F \le 0 \quad \text{for all } j .
 
@@ -158,10 +158,10 @@ class ParetoMTL(GradientOptions):
     scaled to :math:`\sum_i |w_i| = S`; without violated constraints it is MGDA. Weights may be
     negative. Train once for each ``index`` to get a trade-off curve of K points.
 
-    Differs from the authors' code, which is for two tasks: any number of objectives; these may be
-    means over groups of labels, since K vectors say little in hundreds of dimensions; tasks that
-    take no part in an update keep the loss they had when last seen; and only inner products are
-    needed.
+    As in the authors' code, a constraint counts once it is violated; in the paper a little earlier.
+    Differs from that code, which is for two tasks: any number of objectives; these may be means
+    over groups of labels, since K vectors say little in hundreds of dimensions; tasks that take no
+    part in an update keep the loss they had when last seen; and only inner products are needed.
 
     Cost: one min-norm point of at most M + K - 1 vectors.
     """

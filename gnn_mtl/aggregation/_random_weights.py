@@ -73,8 +73,8 @@ class RandomWeighting(LossBalance):
 class RandomWeights(AggregatorConfig):
     r"""Random loss weights at every step: a method that does not beat it has not shown anything.
 
-    Lin, Ye and Zhang, "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task
-    Learning", TMLR 2022, arXiv 2111.10603, Algorithm 2:
+    Lin, Ye, Zhang and Tsang, "Reasonable Effectiveness of Random Weighting: A Litmus Test for
+    Multi-Task Learning", TMLR 2022, arXiv 2111.10603, Algorithm 1 (RLW, heads included):
 
     .. math:: w = \mathrm{softmax}(z), \quad z \sim N(0, I),
 

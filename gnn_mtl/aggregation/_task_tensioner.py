@@ -68,8 +68,9 @@ class TaskTensioner(GradientOptions):
     r"""Starts from the direction at equal angles to the gradients and adds a pull from every task.
 
     Mizuno Nakamura, Grassi and Wolf, "Leveraging convergence behavior to balance conflicting tasks
-    in multi-task learning", Neurocomputing 2022, arXiv 2204.06698, after the authors' code. The
-    centre c is the shortest convex combination of the unit gradients, rescaled. Task i pulls with
+    in multi-task learning", Neurocomputing 511, 2022, arXiv 2204.06698, after the authors' code.
+    The centre c is the shortest convex combination of the unit gradients (found exactly; theirs
+    takes up to 250 steps of Frank-Wolfe), rescaled. Task i pulls with
 
     .. math:: k_i = \frac{\alpha}{1 + \exp(e - e\, r_i)} + 1 - \alpha , \qquad
        r_i = \frac{\sum_{\text{window}} \lVert g_i\rVert}{\sum_{\text{window before}} \lVert

@@ -31,7 +31,8 @@ def upgrad_weights(gramian: Tensor, preference: Tensor | None = None) -> Tensor:
 class UPGrad(PreferenceMethod):
     r"""Projects each gradient to where it harms no task, then takes the mean.
 
-    Quinton and Rey (Jacobian Descent for Multi-Objective Optimization, arXiv 2406.16232, eq. 6):
+    Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv 2406.16232,
+    eqs. 3 and 4:
 
     .. math:: d = \frac{1}{S} \sum_i p_i \, \pi_J(g_i), \qquad
               \pi_J(g) = \arg\min_{d : J d \ge 0} \|d - g\| .

@@ -13,7 +13,6 @@ from torch import Tensor
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.aggregation._base import Promise, Weighting
 from gnn_mtl.aggregation._gramian_method import GradientOptions
-from gnn_mtl.aggregation._norm import Norm
 from gnn_mtl.aggregation._pcgrad import projection_coefficients, random_orders
 
 WPCGradVariant = Literal["order", "pairwise"]
@@ -28,24 +27,27 @@ PROMISES: frozenset[Promise] = frozenset({"scaling", "nonnegative", "sum_without
 class WPCGrad(GradientOptions):
     r"""Weight the tasks through who is projected in a conflict: those with large losses stay.
 
-    Bohn et al., "Task Weighting through Gradient Projection for Multitask Learning", ICONIP 2024,
-    arXiv 2409.01793. Where gradients do not conflict this is the plain sum; where they do, task i
-    is spared with a probability that grows with
+    Bohn, Freeman, Tercan and Meisen, "Task Weighting through Gradient Projection for Multitask
+    Learning", ICONIP 2024, arXiv 2409.01793. Where gradients do not conflict this is the plain sum;
+    where they do, task i is spared with a probability that grows with
 
     .. math:: p_i \propto \ell_i^{\,\gamma}
 
     and its loss :math:`\ell_i` so far. That a distribution replaces the weights, that it acts in
-    conflicts only, and its dynamic form come from the paper. Our reading is the order of the
-    projections: the tasks are drawn without replacement from p, and every gradient is projected, as
-    in PCGrad, off the original gradients of the tasks drawn before it, the first drawn last.
+    conflicts only, that one sampled task stays intact and the dynamic form of p come from the
+    paper, whose algorithm can be read in more than one way and has no public code. Our reading is
+    the order of the projections: the tasks are drawn without replacement from p, and every gradient
+    is projected, as in PCGrad, off the original gradients of the tasks drawn before it, the first
+    drawn last.
 
-    Differs from the paper: the loss is a running mean by task, since a schedule does not visit all
-    tasks equally often; a task not seen before takes the mean of the others.
+    Differs from the paper: the loss is a running mean by task, where the paper has that of the
+    epoch before, since a schedule does not visit all tasks equally often; a task not seen before
+    takes the mean of the others.
 
     Guarantees: the weights are nonnegative, and all 1 where nothing conflicts; with ``"order"`` the
     first task drawn, k, stays as it is and :math:`d \cdot g_k \ge \lVert g_k \rVert^2`.
 
-    Cost: O(T^3) for T tasks, as T steps that treat all tasks at once.
+    Cost: O(T^3) for T tasks at worst.
     """
 
     kind: ClassVar[str] = "wpcgrad"
@@ -75,42 +77,33 @@ class WPCGrad(GradientOptions):
 
     def build(self, num_tasks: int, seed: int = 0) -> WPCGradWeighting:
         """Build the aggregator."""
-        return WPCGradWeighting(
-            num_tasks,
-            gamma=self.gamma,
-            decay=self.decay,
-            variant=self.variant,
-            norm=self.norm,
-            seed=seed,
-        )
+        return WPCGradWeighting(self, num_tasks, seed=seed)
 
 
 class WPCGradWeighting(Weighting):
-    """Weighted PCGrad with a running mean of every task's loss; see :class:`WPCGrad`."""
+    """Weighted PCGrad with a running mean of every task's loss; see :class:`WPCGrad`.
+
+    Args:
+        config: The options.
+        num_tasks: Number of tasks T.
+        seed: Seed of the draws.
+    """
 
     kind: ClassVar[str] = "wpcgrad"
     promises = PROMISES
 
-    def __init__(
-        self,
-        num_tasks: int,
-        *,
-        gamma: float = 1.0,
-        decay: float = 0.9,
-        variant: WPCGradVariant = "order",
-        norm: Norm = "sum",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(num_tasks, norm=norm, seed=seed)
-        self.gamma, self.decay, self.variant = gamma, decay, variant
+    def __init__(self, config: WPCGrad, num_tasks: int, *, seed: int = 0) -> None:
+        super().__init__(num_tasks, norm=config.norm, seed=seed)
+        self.config = config
         self.state["losses"] = torch.full((num_tasks,), torch.nan, dtype=torch.float64)
 
     def _weights(self, tasks: Tensor, losses: Tensor, gramian: Tensor | None) -> Tensor:
         assert gramian is not None  # noqa: S101
         before = self.state["losses"][tasks]
-        log_odds = self.gamma * log_losses(before)
-        found = wpcgrad_weights(gramian, log_odds, self._draw(), variant=self.variant)
-        after = self.decay * before + (1 - self.decay) * losses
+        log_odds = self.config.gamma * log_losses(before)
+        found = wpcgrad_weights(gramian, log_odds, self._draw(), variant=self.config.variant)
+        decay = self.config.decay
+        after = decay * before + (1 - decay) * losses
         after = torch.where(before.isnan(), losses, after)
         self.state["losses"] = self.state["losses"].index_put((tasks,), after)
         return found

@@ -191,9 +191,7 @@ def test_max_norm_cuts_only_what_is_longer():
     assert torch.equal(nash(jacobian, max_norm=3.1), nash(jacobian))  # its length is 3
 
 
-@pytest.mark.parametrize(
-    "options", [{"max_norm": -1.0}, {"max_norm": math.nan}, {"norm": "long"}]
-)
+@pytest.mark.parametrize("options", [{"max_norm": -1.0}, {"max_norm": math.nan}, {"norm": "long"}])
 def test_nash_options_are_checked(options):
     with pytest.raises(UsageError, match="Found"):
         NashMTL(**options)

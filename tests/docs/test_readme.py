@@ -30,6 +30,21 @@ def test_own_model_and_loop_in_25_lines(capsys: pytest.CaptureFixture[str]) -> N
     assert names["schedule"].step == 4 * len(names["loader"])
 
 
+def test_an_aggregator_in_that_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its lines in place of the loop's last ones, as the text says."""
+    code, last = fenced("python", "<!-- test: own-loop -->"), "        loss = gm.masked_bce("
+    head, _, tail = code.partition(last)
+    after = tail.partition("optimizer.step(), head_optimizer.step(tasks)\n")[2]
+    made = "aggregator = gm.UPGrad().build(graph.num_tasks)"
+    assert f"`{made}`" in README
+    loop = head.replace("\nfor epoch", f"\n{made}\nfor epoch")
+    code = loop + fenced("python", "<!-- test: own-loop-aggregator -->") + after
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - our own text
+    assert capsys.readouterr().out.strip() == "(8, 8)"
+    assert names["aggregator"].calls == names["schedule"].step  # type: ignore[attr-defined]
+
+
 def test_first_commands_are_the_two_of_the_makefile() -> None:
     commands = [line.split("#")[0].strip() for line in fenced("console").splitlines()]
     assert commands == ["make demo", "make test"]
