@@ -1,6 +1,7 @@
 """Floor 2: what the gradients of the tasks that take part in an update are combined to.
 
-A schedule selects tasks; an ``Aggregator`` settles what they do to the shared parameters. Two kinds:
+A schedule selects tasks; an ``Aggregator`` settles what they do to the shared parameters. There are
+two kinds:
 
 - a ``Weighting`` finds weights w of the gradients (direction ``J^T w``) or of the losses. It reads
   losses alone, or the Gramian ``J J^T`` too, so that a step costs one Gramian and one backward pass
@@ -12,7 +13,8 @@ nothing are a ``GramianMethod``, which is the whole method. By what they do:
 
 - unchanged: ``Sum``, ``Mean``;
 - project conflicts away: ``GradOPS``, ``PCGrad``, ``WPCGrad``, ``GradVac``;
-- improve every task: ``MGDA``, ``UPGrad``, ``DualProj``, ``CAGrad``, ``NashMTL``, ``FairGrad``;
+- improve every task: ``MGDA``, ``UPGrad``, ``DualProj``, ``NashMTL``, ``FairGrad``; the one worst
+  off: ``CAGrad``;
 - treat all tasks alike: ``IMTLG``, ``ConFIG``, ``AlignedMTL``, ``TaskTensioner``;
 - trade off: ``ParetoMTL`` with ``preference_vectors``, and any ``PreferenceMethod``;
 - weigh the losses: ``Uncertainty``, ``IMTLL``, ``DWA``, ``GeometricMean``, ``STCH``, ``SLAW``,

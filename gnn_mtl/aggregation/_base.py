@@ -22,6 +22,7 @@ Promise = Literal[
     "nonnegative",
     "non_conflicting",
     "stationary",
+    "balanced",
     "sum_without_conflict",
 ]
 """What an aggregator guarantees, and the contract battery therefore checks; G is the Gramian, w the
@@ -33,6 +34,8 @@ weights before :data:`Norm` is applied.
 - ``nonnegative``: w >= 0;
 - ``non_conflicting``: G w >= 0, no task's loss rises to first order;
 - ``stationary``: the direction vanishes where a convex combination of the gradients does;
+- ``balanced``: it vanishes where one with all weights positive does; weaker than stationary, since
+  a task outside the balance may still make progress that harms no other;
 - ``sum_without_conflict``: all w are equal where no two gradients conflict.
 """
 

@@ -47,7 +47,14 @@ class DualProj(PreferenceMethod):
 
     kind: ClassVar[str] = "dualproj"
     promises: ClassVar[frozenset[Promise]] = frozenset(
-        {"permutation", "scaling", "nonnegative", "non_conflicting", "sum_without_conflict"}
+        {
+            "permutation",
+            "scaling",
+            "nonnegative",
+            "non_conflicting",
+            "balanced",
+            "sum_without_conflict",
+        }
     )
 
     def solve(self, gramian: Tensor, *, preference: Tensor, **_: object) -> Tensor:

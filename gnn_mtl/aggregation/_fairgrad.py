@@ -42,7 +42,7 @@ class FairGrad(PreferenceMethod):
 
     kind: ClassVar[str] = "fairgrad"
     promises: ClassVar[frozenset[Promise]] = frozenset(
-        {"permutation", "scaling", "nonnegative", "non_conflicting"}
+        {"permutation", "scaling", "nonnegative", "non_conflicting", "balanced"}
     )
 
     alpha: float = 2.0

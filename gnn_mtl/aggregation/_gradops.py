@@ -63,7 +63,7 @@ class GradOPS(GramianMethod):
 
     kind: ClassVar[str] = "gradops"
     promises: ClassVar[frozenset[Promise]] = frozenset(
-        {"permutation", "scaling", "non_conflicting", "sum_without_conflict"}
+        {"permutation", "scaling", "non_conflicting", "balanced", "sum_without_conflict"}
     )
 
     alpha: float = 0.0

@@ -16,7 +16,7 @@ from gnn_mtl.linalg import min_norm_weights
 Normalize = Literal["none", "l2", "loss", "loss_l2"]
 
 PROMISES: frozenset[Promise] = frozenset(
-    {"permutation", "scaling", "nonnegative", "non_conflicting", "stationary"}
+    {"permutation", "scaling", "nonnegative", "non_conflicting", "stationary", "balanced"}
 )
 
 

@@ -51,7 +51,7 @@ class NashMTL(GramianMethod):
 
     kind: ClassVar[str] = "nash_mtl"
     promises: ClassVar[frozenset[Promise]] = frozenset(
-        {"permutation", "scaling", "task_scaling", "nonnegative", "non_conflicting"}
+        {"permutation", "scaling", "task_scaling", "nonnegative", "non_conflicting", "balanced"}
     )
 
     max_norm: float = 0.0

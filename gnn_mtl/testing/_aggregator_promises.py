@@ -23,6 +23,7 @@ TOLERANCE: dict[Promise, float] = {
     "nonnegative": 1e-9,
     "non_conflicting": 1e-6,
     "stationary": 1e-6,
+    "balanced": 1e-6,
     "sum_without_conflict": 1e-6,
 }
 """Largest violation that counts as rounding; see :func:`violation` for the units."""
@@ -92,6 +93,8 @@ def applies(promise: Promise, name: str, jacobian: Tensor) -> bool:
     """Whether the promise says anything about the case."""
     if promise == "stationary":
         return "stationary" in name or name == "antiparallel pair"
+    if promise == "balanced":
+        return name.startswith(("stationary", "balanced"))
     if promise == "sum_without_conflict":
         return bool((jacobian @ jacobian.T >= -1e-12 * _squares(jacobian)).all()) and bool(
             jacobian.any(dim=1).all()
@@ -108,9 +111,9 @@ def violation(
     of one weighted gradient (of the direction, if the gradients are dependent and the weights
     perhaps not unique) over r; ``scaling`` and ``task_scaling``: distance of the two unit
     directions; ``nonnegative``: a negative weighted gradient's length over r; ``non_conflicting``:
-    minus the least cosine with a gradient; ``stationary``: length of the direction over r;
-    ``sum_without_conflict``: the spread of the weights over the largest. Cosines and distances of
-    directions count less where almost everything cancels, as rounding counts more there.
+    minus the least cosine with a gradient; ``stationary`` and ``balanced``: length of the direction
+    over r; ``sum_without_conflict``: the spread of the weights over the largest. Cosines and
+    distances of directions count less where almost everything cancels, as rounding counts more.
 
     Args:
         promise: Which one; the Jacobian has to be one about which it says something.
@@ -139,7 +142,7 @@ def violation(
         against = -(jacobian @ found.direction) / lengths.clamp(min=1e-300)
         length = float(found.direction.norm()) + CANCELLED * found.reach
         return max(_ratio(against.max(), length), 0.0)
-    if promise == "stationary":
+    if promise in ("stationary", "balanced"):
         return found.share
     if found.weights is None:  # the other two are about weights
         whole = _turn(found, Outcome(jacobian.sum(dim=0), None, float(lengths.sum())))

@@ -104,6 +104,7 @@ def test_every_promise_is_made_and_kept_by_someone():
 exponents = st.floats(-3, 3)
 MAKERS = {
     "stationary": lambda rows, ratios: torch.cat([rows, -(ratios @ rows)[None]]),
+    "balanced": lambda rows, ratios: torch.cat([rows, -(ratios @ rows)[None]]),
     "sum_without_conflict": lambda rows, ratios: rows.abs(),
 }
 

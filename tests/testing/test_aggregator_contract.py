@@ -307,6 +307,7 @@ FALSE: dict[Promise, Any] = {
     "nonnegative": lambda tasks, gramian: torch.linalg.pinv(gramian, hermitian=True).sum(dim=0),
     "non_conflicting": lambda tasks, gramian: gramian.diagonal() ** -0.5,
     "stationary": lambda tasks, gramian: torch.ones(len(tasks), dtype=torch.float64),
+    "balanced": lambda tasks, gramian: torch.ones(len(tasks), dtype=torch.float64),
     "sum_without_conflict": lambda tasks, gramian: gramian.diagonal() ** -0.5,
 }
 
