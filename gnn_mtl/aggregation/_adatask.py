@@ -244,6 +244,7 @@ class AdaTask(AggregatorConfig):
     """Added to the root of the second moment."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.moments not in get_args(Moments):
             raise UsageError(
                 f"`moments` should be one of {', '.join(get_args(Moments))}. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from gnn_mtl._core.errors import ShapeError, UsageError
 from gnn_mtl._core.seeding import generator
 from gnn_mtl.aggregation._norm import Norm, check_norm, rescaled
+from gnn_mtl.aggregation._options import check_options
 
 Promise = Literal[
     "permutation",
@@ -41,6 +42,10 @@ weights before :data:`Norm` is applied.
 
 DEAD = 1e-24
 """Squared norms below this share of the largest count as zero."""
+
+
+class WeightsError(UsageError):
+    """A method returned weights of another shape than it should, or that are not finite."""
 
 
 class Aggregator(ABC):
@@ -132,6 +137,18 @@ class Aggregator(ABC):
 class Weighting(Aggregator):
     r"""An aggregator whose direction is :math:`J^\top w`: it only has to find the weights w.
 
+    A method of your own overrides ``_weights(tasks, losses, gramian)``, which returns the weights
+    ``[S]`` of the tasks that take part, and ``needs`` and ``acts_on`` where these defaults do not
+    fit. What it remembers goes into ``state``. A configuration whose ``build`` makes it trains.
+
+    Example:
+        >>> class Proportional(Weighting):
+        ...     kind, needs, acts_on = "proportional", "losses", "losses"
+        ...     def _weights(self, tasks, losses, gramian):
+        ...         return losses / losses.mean()
+        >>> Proportional(8).weights(losses=torch.tensor([1.0, 3.0])).tolist()
+        [0.5, 1.5]
+
     Args:
         num_tasks: Number of tasks T.
         norm: How long the direction is made; see :data:`Norm`.
@@ -172,7 +189,8 @@ class Weighting(Aggregator):
 
         Raises:
             ShapeError: If shapes do not fit together.
-            UsageError: If the Gramian is missing, or anything is not finite: leave such tasks out.
+            UsageError: If the Gramian is missing, or anything is not finite: leave such tasks out;
+                or if the method returns weights of another shape, or that are not finite.
         """
         if gramian is None and losses is None:
             raise UsageError("`weights` needs a Gramian or losses. Found neither.")
@@ -182,7 +200,7 @@ class Weighting(Aggregator):
         ids = self._ids(tasks, size)
         losses = _vector(losses, size)
         if gramian is None or self.needs == "losses":
-            found = self._weights(ids, losses, None)
+            found = self._checked_weights(ids, losses, None)
         else:
             found = self._alive_weights(ids, losses, _square(gramian, size))
         self.calls += 1
@@ -195,8 +213,31 @@ class Weighting(Aggregator):
         found = torch.full_like(losses, 1.0 if self.acts_on == "losses" else 0.0)
         if bool(alive.any()):
             within = gramian[alive][:, alive]
-            weights = self._weights(ids[alive], losses[alive], within)
+            weights = self._checked_weights(ids[alive], losses[alive], within)
             found[alive] = rescaled(weights, within, self.norm)
+        return found
+
+    def _checked_weights(self, tasks: Tensor, losses: Tensor, gramian: Tensor | None) -> Tensor:
+        """The method's weights as float64 ``[S]`` on the CPU, or an error that names it."""
+        given = self._weights(tasks, losses, gramian)
+        try:
+            found = torch.as_tensor(given)
+            found = found.to("cpu", found.dtype if found.is_complex() else torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise WeightsError(
+                f"{self.kind} should return a tensor of weights. Found {given!r}."
+            ) from error
+        if found.shape != losses.shape or found.is_complex():
+            raise WeightsError(
+                f"{self.kind} should return one real weight a task, shape [{len(losses)}]. "
+                f"Found {found.dtype} of shape {list(found.shape)}."
+            )
+        if not bool(found.isfinite().all()):
+            raise WeightsError(
+                f"{self.kind} returned weights that are not finite, {found.tolist()[:4]}, for "
+                f"{len(losses)} tasks with finite losses and gradients. Mend its formula (scales "
+                "from 1e-10 to 1e10, equal and opposite gradients), or take another aggregator."
+            )
         return found
 
     @abstractmethod
@@ -265,6 +306,22 @@ class AggregatorConfig(ABC):
     """Base of the configurations: frozen, checked when made, of JSON values only."""
 
     kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @property
+    def label(self) -> str:
+        """Its name in the names of methods and folders."""
+        return self.kind
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: this is a configuration, and what it builds combines gradients."""
+        name = type(self).__name__
+        raise UsageError(
+            f"{name} is a configuration, not a function. To combine gradients write "
+            f"{name}(...).build(num_tasks)(jacobian); to train, RunConfig(aggregator={name}(...))."
+        )
 
     @abstractmethod
     def build(self, num_tasks: int, seed: int = 0) -> Aggregator:

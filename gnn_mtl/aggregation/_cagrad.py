@@ -91,7 +91,7 @@ class CAGrad(GramianMethod):
 
     rescale: Literal[0, 1, 2] = 0
     """The direction divided by 1 (0), by 1 + c^2 (1, as the authors train) or by 1 + c (2); felt
-    with ``norm`` native only."""
+    with norm native only."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -94,6 +94,7 @@ class DWA(AggregatorConfig):
     """Visits of a task over which its loss is averaged."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(temperature=self.temperature)
         if self.window < 1:
             raise UsageError(f"`window` should be 1 or more visits. Found {self.window}.")

@@ -75,6 +75,7 @@ class EMTL(AggregatorConfig):
     """Weight of the variance (lambda in the paper); 0: the plain sum."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_nonnegative(strength=self.strength)
 
     def build(self, num_tasks: int, seed: int = 0) -> EMTLWeighting:

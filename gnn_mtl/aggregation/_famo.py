@@ -138,6 +138,7 @@ class FAMO(AggregatorConfig):
     """How strongly the logits are pulled back to equal shares (gamma in the paper)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(lr=self.lr)
         check_nonnegative(weight_decay=self.weight_decay)
 

@@ -119,6 +119,7 @@ class GradNorm(AggregatorConfig):
     half to everything (the paper's advice where the first loss depends on the initialization)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.initial_loss not in get_args(InitialLoss):
             raise UsageError(
                 f"`initial_loss` should be one of {', '.join(get_args(InitialLoss))}. "

@@ -23,6 +23,7 @@ class GradientOptions(AggregatorConfig):
     number of tasks, or 1."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_norm(self.norm)
 
 

@@ -65,6 +65,7 @@ class IMTLL(AggregatorConfig):
     """Largest size of a log scale: weights stay within exp(-bound) and exp(bound)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(lr=self.lr, bound=self.bound)
 
     def build(self, num_tasks: int, seed: int = 0) -> IMTLLWeighting:

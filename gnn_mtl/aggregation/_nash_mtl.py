@@ -55,7 +55,7 @@ class NashMTL(GramianMethod):
     )
 
     max_norm: float = 0.0
-    """Longest direction; 0: any. The authors' code has 1. Only seen with ``norm`` native."""
+    """Longest direction; 0: any. The authors' code has 1. Only seen with norm native."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,6 +14,7 @@ from gnn_mtl._core.seeding import generator
 from gnn_mtl.aggregation._base import DEAD, Promise, Weighting
 from gnn_mtl.aggregation._gramian_method import GradientOptions
 from gnn_mtl.linalg import min_norm_weights
+from gnn_mtl.tasks import Grouping
 
 MANY = 10
 CANDIDATES = 4096
@@ -26,6 +27,9 @@ def preference_vectors(num_objectives: int, number: int, *, seed: int = 0) -> Te
     One vector is the diagonal. Two objectives get equal angles from one axis to the other. For
     more, the axes come first and each next direction is the one of 4096 random ones (and the
     diagonal) farthest from all before it (Gonzalez, TCS 1985): at most twice as far apart as best.
+
+    A run with a vector ends where the losses point along it: (1, 0) allows a loss of the first
+    objective and asks for a low one of the second.
 
     Args:
         num_objectives: M.
@@ -169,11 +173,15 @@ class ParetoMTL(GradientOptions):
     kind: ClassVar[str] = "pareto_mtl"
 
     number: int = 5
-    """Number of preference vectors K; see :func:`preference_vectors`."""
+    """Number of preference vectors K, spread evenly."""
 
     index: int = 0
     """Which of them, from 0. With two objectives 0 prefers a low loss of the second, K - 1 of the
     first."""
+
+    file: str | None = None
+    """Grouping file (JSON) written by `gnn-mtl group` or `Grouping.save` whose groups are the
+    objectives; read at once, so that the configuration holds the groups themselves."""
 
     groups: tuple[tuple[int, ...], ...] = ()
     """Labels of each objective, whose loss is their mean; every label once. None: each label is an
@@ -183,6 +191,11 @@ class ParetoMTL(GradientOptions):
     """Updates after which the first phase ends even if no feasible point is found."""
 
     def __post_init__(self) -> None:
+        if self.file is not None:
+            if self.groups:
+                raise UsageError("Give either `file` or `groups`, not both, for the objectives.")
+            object.__setattr__(self, "groups", Grouping.load(self.file).groups)
+            object.__setattr__(self, "file", None)
         super().__post_init__()
         if self.number < 1 or not 0 <= self.index < self.number:
             raise UsageError(
@@ -203,7 +216,8 @@ def _group_of_task(groups: tuple[tuple[int, ...], ...], num_tasks: int) -> Tenso
         if num_tasks > MANY:
             raise UsageError(
                 f"Preferences between {num_tasks} tasks would need far too many vectors. Put the "
-                f"labels into at most {MANY} `groups`, each an objective."
+                f"labels into at most {MANY} groups, each an objective: --aggregator.file "
+                "groups.json, as gnn-mtl group writes it, or `groups` in a recipe."
             )
         return torch.arange(num_tasks)
     named = sorted(task for group in groups for task in group)

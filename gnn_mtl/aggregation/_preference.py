@@ -13,7 +13,10 @@ from gnn_mtl._core.errors import ShapeError, UsageError
 
 def check_preference(preference: Sequence[float]) -> None:
     """Raise UsageError if a number is not positive and finite."""
-    if not all(math.isfinite(value) and value > 0 for value in preference):
+    if not all(
+        isinstance(value, int | float) and math.isfinite(value) and value > 0
+        for value in preference
+    ):
         raise UsageError(
             f"`preference` should hold positive numbers. Found {tuple(preference[:8])}."
         )

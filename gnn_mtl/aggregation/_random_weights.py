@@ -92,6 +92,7 @@ class RandomWeights(AggregatorConfig):
     less is closer to one task at a time."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.distribution not in get_args(Distribution):
             raise UsageError(
                 f"`distribution` should be one of {', '.join(get_args(Distribution))}. "

@@ -89,6 +89,7 @@ class SLAW(AggregatorConfig):
     """Smallest standard deviation, in units of a loss."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.beta < 1:
             raise UsageError(f"`beta` should lie in [0, 1). Found {self.beta}.")
         check_positive(eps=self.eps)

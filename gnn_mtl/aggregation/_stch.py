@@ -96,6 +96,7 @@ class STCH(AggregatorConfig):
     """Loss of every label of the graph that counts as perfect; none: 0."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(mu=self.mu)
         check_preference(self.preference)
         if not all(math.isfinite(value) for value in self.ideal):

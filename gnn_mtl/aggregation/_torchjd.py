@@ -33,7 +33,8 @@ class TorchJD(GradientOptions):
 
     Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", arXiv 2406.16232;
     https://torchjd.org, where each method and its options are documented. Many methods are also
-    here under their own kind, with state by task id and fast at hundreds of tasks: prefer those.
+    here under their own kind, with state by task id and fast at hundreds of tasks: prefer those. For
+    a few tens of tasks TorchJD's DualProj and Aligned-MTL are faster.
 
     - from inner products alone: aligned_mtl, cagrad, constant, dualproj, fairgrad, gradvac, imtl_g,
       krum, mean, mgda, nash_mtl, pcd (its primary task is the first of the update), pcgrad, random,
@@ -60,7 +61,7 @@ class TorchJD(GradientOptions):
     """Which method."""
 
     options: tuple[str, ...] = ()
-    """Options of the method in TorchJD's names, each as ``name=value``, e.g. ``c=0.4``."""
+    """Options of the method in TorchJD's names, each as name=value, for example c=0.4."""
 
     preference: tuple[float, ...] = ()
     """Importance of every label of the graph, positive, where the method takes one; none: all the
@@ -92,6 +93,11 @@ class TorchJD(GradientOptions):
             )
         if entry.form == "rows" and self.norm == "tasks":
             raise UsageError(f"`norm` tasks is about weights, which {self.method} does not have.")
+
+    @property
+    def label(self) -> str:
+        """The kind and the method."""
+        return f"{self.kind}-{self.method}"
 
     def build(self, num_tasks: int, seed: int = 0) -> Aggregator:
         """Build the aggregator.

@@ -80,6 +80,7 @@ class Uncertainty(AggregatorConfig):
     """Largest size of a log variance: weights stay within exp(-bound) and exp(bound)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.likelihood not in get_args(Likelihood):
             raise UsageError(
                 f"`likelihood` should be one of {', '.join(get_args(Likelihood))}. "

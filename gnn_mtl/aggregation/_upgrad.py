@@ -43,7 +43,7 @@ class UPGrad(PreferenceMethod):
     - 0 where a combination of the gradients with all weights positive is 0. Where some of its
       weights are 0, the other tasks may still make progress that harms nobody.
 
-    Differs from TorchJD: the S projections are solved at once, in 0.5 instead of 120 s for 500
+    Differs from TorchJD: the S projections are solved at once, in 0.6 instead of 120 s for 500
     tasks, and the ridge that makes weights unique is relative to each gradient and taken out again.
     TorchJD's, relative to the mean, leaves conflicts where norms differ.
 

@@ -21,7 +21,7 @@ COMMANDS = {
     "group": "group the tasks of an affinity file",
     "merge": "make one model of a run of one model per group",
     "data": "list, fetch, make, import, verify and show datasets",
-    "bench": "measure this machine: sampler, epoch, schedule",
+    "bench": "measure this machine: sampler, epoch, schedule, aggregate and more",
     "doctor": "say what is installed, and what is missing for what",
 }
 

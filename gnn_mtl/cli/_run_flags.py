@@ -122,6 +122,9 @@ def _refuse_other_kinds(argv: Sequence[str], default: RunConfig) -> None:
 
 def _suggest(argv: Sequence[str]) -> None:
     """Refuse a misspelt short form, of which tyro knows none; it suggests dotted names itself."""
+    for family in KINDS:
+        if any(argument.partition("=")[0] == f"--{family}" for argument in argv):
+            raise UsageError(f"unknown option --{family}. Perhaps you meant --{family}.kind.")
     own = [f"--{field.name}" for field in dataclasses.fields(RunConfig)]
     for argument in argv:
         name = argument.partition("=")[0]

@@ -115,18 +115,24 @@ class LastLayerTap:
         model = self._model
 
         def on_map(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> None:
-            if self._h is None:
+            if self._h is None and torch.is_grad_enabled():  # others may look on without a graph
                 self._maps[module] = (arguments[0], output)
 
         def on_norm(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> None:
-            if self._h is None and len(self._maps) == len(self._linears):
+            if (
+                self._h is None
+                and torch.is_grad_enabled()
+                and len(self._maps) == len(self._linears)
+            ):
                 self._norms.append((module, arguments[0], output))
 
         def on_encoder(_module: nn.Module, _arguments: Any, output: Tensor) -> None:  # noqa: ANN401
-            self._h = output if self._h is None else self._h
+            if self._h is None and torch.is_grad_enabled():
+                self._h = output
 
         def on_heads(_module: nn.Module, _arguments: Any, output: Tensor) -> None:  # noqa: ANN401
-            self._logits = output if self._logits is None else self._logits
+            if self._logits is None and torch.is_grad_enabled():
+                self._logits = output
 
         norms = [m for m in model.encoder.modules() if isinstance(m, _BatchNorm)]
         return [

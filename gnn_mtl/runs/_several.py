@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def train_single(
     for task in tasks:
         one = graph.select_tasks([task])
         folder = writer.checkpoints / f"task-{task:04d}"
-        part = _train_part(config, one, folder, task, writer, resume, build_model(config, one))
+        own = _with_share(config, 1, graph.num_tasks)
+        part = _train_part(own, one, folder, task, writer, resume, build_model(config, one))
         parts.append(part)
         cost.add(Cost(**part.cost))
         for name in PER_LABEL:
@@ -132,14 +133,14 @@ def train_separate(
         )
     base = None if plan.base is None else load_base(plan.base, config, graph)
     cost, parts, models = Cost(), [], []
+    members = sum(map(len, grouping.groups))
     for number, group in enumerate(grouping.groups):
         one = graph.select_tasks(group)
         model = _start(config, one, group, base)
         folder = writer.checkpoints / f"group-{number:04d}"
         hooks = build_hooks(config, graph, group)
-        part = _train_part(
-            config, one, folder, number, writer, resume, model, hooks=hooks, test=False
-        )
+        own = _with_share(config, len(group), members)
+        part = _train_part(own, one, folder, number, writer, resume, model, hooks=hooks, test=False)
         parts.append(part)
         load_weights(folder / "best.safetensors", model)  # also where an earlier call trained it
         cost.add(Cost(**parts[-1].cost))
@@ -227,6 +228,16 @@ def _start(
         return fresh
     assert isinstance(config.scheduler, Separate)  # noqa: S101 - only these have a base
     return task_model(base, group, heads=fresh.heads if config.scheduler.heads == "fresh" else None)
+
+
+def _with_share(config: RunConfig, labels: int, of: int) -> RunConfig:
+    """The configuration of one of the models: its part of the budget that is one of labels."""
+    budget = config.train.max_label_gradients
+    if budget is None:
+        return config
+    return replace(
+        config, train=replace(config.train, max_label_gradients=max(1, budget * labels // of))
+    )
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +14,14 @@ from gnn_mtl._core.errors import UsageError
 from gnn_mtl.aggregation import Aggregator, RowAggregator, Weighting
 from gnn_mtl.gradients import GramianMode
 from gnn_mtl.training._hooks import StepHooks
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """Weights of a set of tasks, and how many updates they served."""
+
+    weights: Tensor
+    updates: int
 
 
 class AggregatorHooks(StepHooks):
@@ -26,7 +35,8 @@ class AggregatorHooks(StepHooks):
         aggregator: The aggregator, for all tasks of the graph.
         mode: The gradients behind the Gramian. What aggregators promise (no conflict, for one)
             holds for these gradients: for all shared parameters only with ``"full"``.
-        every: Updates of the same tasks that share one Gramian's weights.
+        every: Updates of the same set of tasks that share one Gramian's weights. They weigh the
+            losses as the schedule weighs them at each update.
 
     Raises:
         UsageError: If ``every`` is below 1.
@@ -38,8 +48,7 @@ class AggregatorHooks(StepHooks):
         if every < 1:
             raise UsageError(f"`every` should be at least 1 update. Found {every}.")
         self.aggregator, self.mode, self.every = aggregator, mode, every
-        # what is reused: each task's last weight, the solve it is of, the updates since
-        self._last = torch.zeros(aggregator.num_tasks, 3, dtype=torch.float64)
+        self._known: dict[tuple[int, ...], _Known] = {}  # the latest last
         self._asked: tuple[int, ...] = ()
 
     @property
@@ -76,14 +85,11 @@ class AggregatorHooks(StepHooks):
 
     def known_weights(self, step: int, tasks: tuple[int, ...]) -> Tensor | None:  # noqa: ARG002
         """Return the weights of these tasks' last Gramian, if it is young enough."""
-        if self.every == 1:
+        known = self._known.get(tasks)
+        if known is None or known.updates >= self.every:
             return None
-        rows = self._last[list(tasks)]
-        solve, age = rows[:, 1], rows[:, 2]
-        if float(solve.min()) < 1 or bool((solve != solve[0]).any()) or age.max() >= self.every:
-            return None
-        self._last[list(tasks), 2] += 1
-        return rows[:, 0]
+        self._known[tasks] = replace(known, updates=known.updates + 1)
+        return known.weights
 
     def weigh_gradients(
         self,
@@ -97,8 +103,10 @@ class AggregatorHooks(StepHooks):
         self._asked = tasks
         weights = self.aggregator.weights(gramian, tasks=tasks, losses=losses)
         if self.every > 1:
-            solve = torch.full_like(weights, self.aggregator.calls)
-            self._last[list(tasks)] = torch.stack([weights, solve, torch.ones_like(solve)], dim=1)
+            self._known.pop(tasks, None)
+            self._known[tasks] = _Known(weights, 1)
+            if len(self._known) > self.aggregator.num_tasks:
+                del self._known[next(iter(self._known))]
         return weights
 
     def wants_gradients(self, step: int) -> bool:  # noqa: ARG002
@@ -124,9 +132,15 @@ class AggregatorHooks(StepHooks):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the aggregator's state and the weights that are reused."""
-        return {"aggregator": self.aggregator.state_dict(), "last": self._last.clone()}
+        known = [
+            {"tasks": list(tasks), "weights": one.weights, "updates": one.updates}
+            for tasks, one in self._known.items()
+        ]
+        return {"aggregator": self.aggregator.state_dict(), "known": known}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self.aggregator.load_state_dict(state["aggregator"])
-        self._last = state["last"].to(self._last)
+        self._known = {
+            tuple(one["tasks"]): _Known(one["weights"], one["updates"]) for one in state["known"]
+        }

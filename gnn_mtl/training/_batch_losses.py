@@ -12,7 +12,7 @@ from gnn_mtl._core.cost import CostMeter
 from gnn_mtl.gradients import GramianMode, LastLayerTap, TaskGramian, tapped, task_gramian
 from gnn_mtl.graph import MiniBatch
 from gnn_mtl.nn import LabelModel, masked_bce
-from gnn_mtl.training._ranks import agreed, summed, world_size
+from gnn_mtl.training._ranks import agreed, shares, summed, world_size
 from gnn_mtl.training._replay import Replay
 
 
@@ -41,15 +41,16 @@ class BatchLosses:
         mode: GramianMode | None = None,
     ) -> None:
         self.model, self.batch, self.pos_weight = model, batch, pos_weight
-        self.autocast, self.meter, self.replay, self.mode = autocast, meter, replay, mode
+        self.autocast, self.replay, self.mode = autocast, replay, mode
+        self.meter = meter or CostMeter()
+        self._shares = shares(batch.observed)
         self._tap: LastLayerTap | None = None
         self._tasks: tuple[int, ...] = ()
 
     def __call__(self, tasks: tuple[int, ...]) -> Tensor:
         """Return the losses of tasks ``[S]``, with their graph."""
-        if self.meter is not None:
-            self.meter.forwards += 1
-            self.meter.nodes += self.batch.batch_size
+        self.meter.forwards += 1
+        self.meter.nodes += self.batch.batch_size
         selected = None if tasks == tuple(range(self.model.num_tasks)) else tasks
         with contextlib.ExitStack() as around:
             if self.replay is not None:
@@ -63,6 +64,15 @@ class BatchLosses:
         return masked_bce(
             logits.float(), self.batch.y, self.batch.observed, selected, pos_weight=self.pos_weight
         )
+
+    def shares(self, tasks: Sequence[int]) -> Tensor | None:
+        """Return the share of each task's observed nodes that lies in this process ``[S]``."""
+        return None if self._shares is None else self._shares[list(tasks)]
+
+    def means(self, losses: Tensor, tasks: Sequence[int]) -> Tensor:
+        """Return the losses ``[S]`` of tasks over the batches of all processes, detached."""
+        here = self.shares(tasks)
+        return losses.detach() if here is None else summed(losses.detach() * here.to(losses))
 
     def gramian(self, losses: Tensor, tasks: Sequence[int], factors: Tensor | None) -> TaskGramian:
         """Return the inner products of the gradients of ``losses``, keeping their graph.
@@ -80,8 +90,7 @@ class BatchLosses:
         if self._tap is not None:
             columns = [self._tasks.index(task) for task in tasks]
             reduce = summed if world_size() > 1 else None
-            if self.meter is not None:
-                self.meter.label_gradients += len(tasks)
+            self.meter.label_gradients += len(tasks)
             return self._tap.gramian(losses, columns, tasks=tasks, reduce=reduce)
         assert self.mode is not None  # noqa: S101
         found = task_gramian(

@@ -20,8 +20,9 @@ class Train:
     max_steps: int | None = None
     """Optimizer steps, at most; whichever of the two is reached first ends the training."""
     max_label_gradients: int | None = None
-    """Labels supervised, summed over the steps, at most: the budget by which schedules of few
-    labels a step are comparable with joint steps; the learning rate follows it."""
+    """Labels supervised, summed over the steps: the budget by which schedules of few labels a step
+    are comparable with joint steps. The training ends with the step that reaches it, and the
+    learning rate follows it; models of groups or single labels share it by their labels."""
     batch_size: int = 256
     """Seed nodes of a step."""
     num_neighbors: tuple[int, ...] = (10, 10)

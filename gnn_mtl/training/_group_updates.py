@@ -19,6 +19,7 @@ from gnn_mtl.training._batch_losses import BatchLosses
 from gnn_mtl.training._descend import descend
 from gnn_mtl.training._hooks import StepHooks
 from gnn_mtl.training._optimizers import Optimizers
+from gnn_mtl.training._ranks import labelled
 from gnn_mtl.training._replay import Replay
 from gnn_mtl.training._skipped import Skipped
 from gnn_mtl.training._step import observe_after
@@ -33,7 +34,7 @@ class GroupUpdates:
         losses: Losses of all tasks before each update, float64 ``[U, T]``, then after the last one
             if asked for; NaN where a task has no label here, and before an update that was not made
             for the tasks it was to be of: no change is that update's doing.
-        forwards: Forward passes it took.
+        forwards: Forward passes it took, those of a mended update and for the hooks included.
     """
 
     live: tuple[tuple[int, ...], ...]
@@ -90,22 +91,21 @@ def group_updates(
         TrainingStoppedError: If tasks have labels here but not one finite loss.
     """
     everyone = tuple(range(model.num_tasks))
-    has_label = batch.observed.any(dim=0)
-    if not bool(has_label.any()):
+    unlabelled = ~np.array(labelled(batch.observed))
+    if unlabelled.all():
         rows = len(updates) + after_last
         nothing = np.full((rows, model.num_tasks), np.nan)
         return GroupUpdates(((),) * len(updates), nothing, 0)
-    unlabelled = ~has_label.cpu().numpy()
     replay = Replay(model)
     given = BatchLosses(
         model, batch, pos_weight=pos_weight, autocast=autocast, meter=meter, replay=replay,
         mode=None if hooks is None else hooks.gramian_mode(step),
     )  # fmt: skip
+    made_before = given.meter.forwards
     rows_found, live_found = [], []
     for update in updates:
         losses = given(everyone)
-        row = losses.detach().double().cpu().numpy()
-        row[unlabelled] = np.nan
+        row = _row(given, losses, unlabelled)
         rows_found.append(row)
         live = _live(update, row, unlabelled, skipped, label_names)
         live_found.append(live)
@@ -125,12 +125,17 @@ def group_updates(
         observe_after(given, live_found[-1], hooks, step)
     if after_last:
         with torch.no_grad():
-            last = given(everyone)
-        row = last.double().cpu().numpy()
-        row[unlabelled] = np.nan
-        rows_found.append(row)
+            rows_found.append(_row(given, given(everyone), unlabelled))
     replay.finish()
-    return GroupUpdates(tuple(live_found), np.stack(rows_found), len(rows_found))
+    forwards = given.meter.forwards - made_before
+    return GroupUpdates(tuple(live_found), np.stack(rows_found), forwards)
+
+
+def _row(given: BatchLosses, losses: Tensor, unlabelled: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The losses of all tasks ``[T]``, over the batches of all processes."""
+    row = given.means(losses, range(len(losses))).double().cpu().numpy()
+    row[unlabelled] = np.nan
+    return row
 
 
 def _live(
@@ -141,9 +146,9 @@ def _live(
     label_names: Sequence[str] | None,
 ) -> tuple[int, ...]:
     """Return the update's tasks with a finite loss; the broken ones are counted and named."""
-    labelled = [task for task in update.tasks if not unlabelled[task]]
-    live = tuple(task for task in labelled if np.isfinite(losses[task]))
-    broken = [task for task in labelled if task not in live]
+    seen = [task for task in update.tasks if not unlabelled[task]]
+    live = tuple(task for task in seen if np.isfinite(losses[task]))
+    broken = [task for task in seen if task not in live]
     if broken and skipped is not None:
         skipped.count(broken, label_names)
     if broken and not live and not np.isfinite(losses[~unlabelled]).any():

@@ -81,7 +81,8 @@ class StepHooks:
             tasks: The tasks that take part, those whose gradient is not finite left out.
             losses: Their losses ``[S]``, unweighted and detached.
             gramian: Inner products of the gradients of their weighted losses, float64 ``[S, S]``; a
-                task without a gradient in this batch has a row of zeros.
+                task without a gradient in this batch has a row of zeros. Where one that is not
+                finite was left out, they are exact, of the last layer's or all shared parameters.
         """
         return None
 
@@ -118,7 +119,11 @@ class StepHooks:
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed training needs: tensors and JSON values."""
+        """Return what a resumed training needs: tensors and JSON values.
+
+        With a :meth:`gramian_mode` it is asked for at every update, too, and loaded again where a
+        gradient turns out not to be finite: let it be a copy.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

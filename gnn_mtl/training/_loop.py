@@ -35,6 +35,7 @@ from gnn_mtl.training._feed import Feed
 from gnn_mtl.training._group_updates import group_updates
 from gnn_mtl.training._hooks import StepHooks
 from gnn_mtl.training._optimizers import Optimizers, set_learning_rate
+from gnn_mtl.training._ranks import labelled
 from gnn_mtl.training._rounds import copied_state, step_options
 from gnn_mtl.training._setup import choose_device, positive_weights, training_loader
 from gnn_mtl.training._signals import StopSignal
@@ -224,8 +225,8 @@ class _Training:
 
     def _step(self, batch: MiniBatch, started: float) -> None:
         self.feed.refresh(self.cost)
-        labelled = torch.nonzero(batch.observed.any(dim=0)).flatten().tolist()
-        tasks = self.scheduler.active_tasks(available=labelled)
+        available = [task for task, seen in enumerate(labelled(batch.observed)) if seen]
+        tasks = self.scheduler.active_tasks(available=available)
         self._log_refreshes()
         self.feed.active(batch, tasks, self.cost)
         outer_lr = self.scheduler.outer_lr

@@ -43,11 +43,11 @@ def labelled(observed: Tensor) -> list[bool]:
     return (summed(observed.any(dim=0).to(torch.int32)) > 0).tolist()
 
 
-def shares(observed: Tensor, tasks: Iterable[int]) -> Tensor | None:
-    """Return the share of each task's observed nodes that lies here ``[S]``; None = all."""
+def shares(observed: Tensor) -> Tensor | None:
+    """Return the share of each task's observed nodes that lies here ``[T]``; None = all."""
     if world_size() == 1:
         return None
-    here = observed.sum(dim=0)[list(tasks)].double()
+    here = observed.sum(dim=0).double()
     return here / summed(here).clamp(min=1)
 
 

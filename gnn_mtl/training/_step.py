@@ -16,7 +16,7 @@ from gnn_mtl.training._batch_losses import BatchLosses
 from gnn_mtl.training._descend import descend
 from gnn_mtl.training._hooks import StepHooks
 from gnn_mtl.training._optimizers import Optimizers
-from gnn_mtl.training._ranks import agreed, labelled, shares, summed
+from gnn_mtl.training._ranks import agreed, labelled
 from gnn_mtl.training._replay import Replay
 from gnn_mtl.training._skipped import Skipped
 
@@ -96,7 +96,7 @@ def train_step(
         given.replay.put_buffers_back()
         observe_after(given, done, hooks, step)
         given.replay.finish()
-    return done, _values(given, losses, live)[[live.index(task) for task in done]]
+    return done, given.means(losses, live)[[live.index(task) for task in done]]
 
 
 def observe_after(
@@ -106,13 +106,7 @@ def observe_after(
     if hooks is None or not hooks.looks_after or not tasks:
         return
     with torch.no_grad():
-        hooks.observe_after(step, tasks, _values(given, given(tasks), tasks))
-
-
-def _values(given: BatchLosses, losses: Tensor, tasks: tuple[int, ...]) -> Tensor:
-    """The losses over the batches of all processes, detached."""
-    here = shares(given.batch.observed, tasks)
-    return losses.detach() if here is None else summed(losses.detach() * here.to(losses))
+        hooks.observe_after(step, tasks, given.means(given(tasks), tasks))
 
 
 def _check_others(given: BatchLosses, has_label: Sequence[bool], broken: Sequence[int]) -> None:

@@ -166,3 +166,25 @@ def test_one_label(cli, here):
     assert "1 tasks, 0 known pairs\n" in said.out
     assert cli("group", "affinity.npz").code == 0
     assert json.loads((here / "groups.json").read_text())["groups"] == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "why"),
+    [
+        ("sum", "Expected finite gradients. Found 10 steps in a row"),
+        ("upgrad", "Expected finite gradients. Found 10 steps in a row"),
+        ("famo", "Expected finite gradients. Found 10 steps in a row"),
+        ("adatask", "Expected finite losses"),  # its steps are finite however long gradients are
+    ],
+)
+def test_a_run_whose_gradients_diverge_stops_with_a_checkpoint(aggregator, why, train, here):
+    """At this rate the losses are finite and the length of the shared gradient is not."""
+    said = train(
+        "--lr", "1e11", "--train.warmup-steps", "0", "--encoder.norm", "none",
+        "--encoder.dropout", "0", "--aggregator.kind", aggregator, "--out", "run",
+    )  # fmt: skip
+    assert said.code == 4, said.err
+    assert why in said.err
+    assert "'group0_task0'" in said.err
+    assert (here / "run" / "checkpoints" / "last.state").exists()
+    assert not read_run("run").done

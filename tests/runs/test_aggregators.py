@@ -16,7 +16,8 @@ from gnn_mtl.aggregation import (
     Sum,
     UPGrad,
 )
-from gnn_mtl.runs import RunConfig, train
+from gnn_mtl.nn import Adapters, GATv2, MLPHead
+from gnn_mtl.runs import Features, RunConfig, train
 from gnn_mtl.runs._build import build_hooks
 from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Separate, Single
 from gnn_mtl.training import AggregatorHooks
@@ -103,6 +104,24 @@ def test_models_of_groups_each_have_their_own(quick, graph, tmp_path):
 def test_a_model_of_one_label_has_nothing_to_aggregate(quick):
     with pytest.raises(UsageError, match="several labels"):
         quick(scheduler=Single(), aggregator=PCGrad())
+
+
+@pytest.mark.parametrize("kind", ["upgrad", "gradnorm", "famo", "adatask"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": Features(dim=4, labels=True)},
+        {"head": MLPHead(hidden_channels=4)},
+        {"head": Adapters(groups=((0, 1, 2), (3, 4, 5)))},
+        {"encoder": GATv2(hidden_channels=8)},
+        {"train": {"autocast": "bf16", "pos_weight": "sqrt", "grad_clip": 0.5}},
+    ],
+)
+def test_with_other_inputs_heads_and_encoders(kind, change, quick, graph, tmp_path):
+    config = quick(scheduler=SCHEDULERS["random"], aggregator=AGGREGATORS[kind](), **change)
+    run = train(config, tmp_path / "run", graph=graph)
+    assert math.isfinite(run.summary.test["ap"])
+    assert run.summary.cost["skipped_losses"] == run.summary.cost["skipped_updates"] == 0
 
 
 def test_an_unknown_one_is_named_with_those_that_exist(quick):

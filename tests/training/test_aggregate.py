@@ -1,10 +1,13 @@
 """Aggregators inside a training: one Gramian, one backward, any schedule, any group of tasks."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from gnn_mtl._core.cost import CostMeter
-from gnn_mtl._core.errors import NonFiniteWarning, TrainingStoppedError, UsageError
+from gnn_mtl._core.errors import UsageError
 from gnn_mtl.aggregation import (
     FAMO,
     MGDA,
@@ -17,18 +20,18 @@ from gnn_mtl.aggregation import (
     Weighting,
 )
 from gnn_mtl.graph import NeighborLoader
-from gnn_mtl.nn import MLPHead
+from gnn_mtl.nn import Adapters, MLPHead
 from gnn_mtl.schedulers import (
     ColoringScheduler,
     JointScheduler,
     RandomGroupsScheduler,
     StaticScheduler,
+    Update,
 )
 from gnn_mtl.tasks import Grouping
 from gnn_mtl.training import (
     AggregatorHooks,
     Optimizers,
-    Skipped,
     StepHooks,
     fit,
     group_updates,
@@ -119,16 +122,19 @@ def test_the_gramian_is_of_the_weighted_losses(mode, head, plain, batch, budget)
 
     model = plain(head=head)
     tasks, weights = (0, 2, 3), (0.5, 2.0, 1.0)
+    pos_weight = torch.tensor([1.0, 9.0, 3.0, 2.0, 9.0])
     given = Given([1.0] * T)
     own = model.encoder.final_parameters() if "last" in mode else model.shared_parameters()
-    losses = masked_bce(model(batch, tasks), batch.y, batch.observed, tasks)
+    losses = masked_bce(
+        model(batch, tasks), batch.y, batch.observed, tasks, pos_weight=pos_weight
+    )  # fmt: skip
     rows = torch.stack([
         torch.cat([g.flatten() for g in torch.autograd.grad(w * loss, own, retain_graph=True)])
         for w, loss in zip(weights, losses, strict=True)
     ]).double()  # fmt: skip
     train_step(
         model, batch, tasks, Optimizers(model, budget()), weights=weights,
-        hooks=AggregatorHooks(given, mode=mode),
+        hooks=AggregatorHooks(given, mode=mode), pos_weight=pos_weight,
     )  # fmt: skip
     ((seen, seen_losses, gramian),) = given.seen
     assert seen == [0, 2, 3]
@@ -159,14 +165,31 @@ def test_weights_reach_the_shared_parameters_and_the_heads_if_they_are_of_losses
         torch.testing.assert_close(got.grad, head.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_a_step_costs_one_forward_and_one_backward_however_many_tasks(plain, batch, budget):
-    for tasks in ((0, 1), ALL):
-        meter, model = CostMeter(), plain()
-        train_step(
-            model, batch, tasks, Optimizers(model, budget()), hooks=hooks_of(UPGrad()), meter=meter
-        )
-        assert (meter.forwards, meter.backwards) == (1, 1)
-        assert meter.optimizer_steps == 1
+COSTS = {
+    # forwards, backwards, label-gradients of the Gramian, of S tasks
+    "last_layer": (UPGrad(), "last_layer", lambda size: (1, 1, size)),
+    "full": (UPGrad(), "full", lambda size: (2, 1 + size, size)),
+    "losses": (FAMO(), "last_layer", lambda _: (2, 1, 0)),  # the second one looks at what it did
+    "rows": (AdaTask(), "last_layer", lambda size: (1, size, 0)),
+}
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("way", COSTS)
+def test_what_a_step_costs(way, size, several, plain, batch, budget):
+    config, mode, wanted = COSTS[way]
+    meter, model, tasks = CostMeter(), plain(), ALL[:size]
+    hooks, optimizers = hooks_of(config, mode=mode), Optimizers(model, budget())
+    if several:
+        updates = [Update(tasks, (1.0,) * size)]
+        done = group_updates(model, batch, updates, optimizers, hooks=hooks, meter=meter)
+        assert done.forwards == meter.forwards
+    else:
+        train_step(model, batch, tasks, optimizers, hooks=hooks, meter=meter)
+    forwards, backwards, measured = wanted(size)
+    assert (meter.forwards, meter.backwards) == (forwards, backwards)
+    assert (meter.label_gradients, meter.optimizer_steps) == (measured + size, 1)
 
 
 def test_the_jacobian_is_formed_for_row_aggregators_only(plain, batch, budget, monkeypatch):
@@ -261,8 +284,62 @@ def test_weights_are_reused_for_so_many_updates_of_the_same_tasks(plain, batch, 
         train_step(model, batch, group, optimizers, hooks=hooks)
     # (0, 1) is solved, twice reused, solved again; (0, 2) were never solved together
     assert [tasks for tasks, _, _ in given.seen] == [[0, 1], [2, 3, 4], [0, 1], [0, 2]]
+    given.seen.clear()
+    for group in ((0, 1), (1, 2), (1,), (0, 1), (1, 2)):  # overlapping ones keep each their own
+        train_step(model, batch, group, optimizers, hooks=hooks)
+    assert [tasks for tasks, _, _ in given.seen] == [[1, 2], [1]]  # a part is another set
+    for group in ((0,), (2,), (3,), (4,), (0, 4), (0, 3)):
+        train_step(model, batch, group, optimizers, hooks=hooks)
+    assert len(hooks.state_dict()["known"]) == T  # changing sets do not pile up
     with pytest.raises(UsageError, match="every"):
         AggregatorHooks(given, every=0)
+
+
+def test_reused_weights_are_of_the_losses_as_the_schedule_weighs_them_now(plain, batch, budget):
+    model, hooks = plain(), AggregatorHooks(Given([1.0, -2.0, 3.0, 1.0, 1.0]), every=2)
+    train_step(model, batch, (0, 1), Optimizers(model, budget()), hooks=hooks)
+    twin = plain()
+    twin.load_state_dict(model.state_dict())
+    train_step(
+        model, batch, (0, 1), Optimizers(model, budget()), weights=(5.0, 0.5), hooks=hooks
+    )  # fmt: skip
+    train_step(twin, batch, (0, 1), Optimizers(twin, budget()), weights=(5.0, -1.0))
+    assert hooks.aggregator.calls == 1
+    for a, b in zip(*(m.shared_parameters() for m in (model, twin)), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("method", [UPGrad, GradNorm, FAMO, AdaTask])
+def test_nothing_of_a_step_is_kept_alive(method, new_model, batch, budget):
+    """Neither its graph nor its representations, even before cycles are looked for."""
+    model, hooks, seen = new_model(), hooks_of(method()), []
+    model.encoder.register_forward_hook(lambda _m, _a, h: seen.append(weakref.ref(h)))
+    updates = [Update((0, 1), (1.0, 1.0)), Update((2, 3, 4), (1.0, 1.0, 1.0))]
+    optimizers = Optimizers(model, budget())
+    gc.disable()
+    try:
+        train_step(model, batch, ALL, optimizers, hooks=hooks)
+        group_updates(model, batch, updates, optimizers, hooks=hooks, after_last=True)
+        assert len(seen) >= 4
+        assert [ref() for ref in seen if ref() is not None] == []
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("method", [UPGrad, GradNorm, FAMO, AdaTask])
+def test_adapters_of_other_groups_stay_as_they_are(method, plain, batch, budget):
+    model = plain(head=Adapters(groups=((0, 1, 2), (3, 4))))
+    with torch.no_grad():
+        for adapter in model.heads.adapters:
+            adapter.up.normal_()
+    own, other = (list(adapter.parameters()) for adapter in model.heads.adapters)
+    before = [[p.detach().clone() for p in one] for one in (own, other)]
+    hooks, optimizers = hooks_of(method()), Optimizers(model, budget(weight_decay=0.1))
+    train_step(model, batch, (0, 2), optimizers, hooks=hooks)
+    group_updates(model, batch, [Update((0, 1), (1.0, 1.0))], optimizers, hooks=hooks)
+    assert all(p.grad is None for p in other)
+    assert all(torch.equal(a, b) for a, b in zip(other, before[1], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(own, before[0], strict=True))
 
 
 def test_famo_sees_the_losses_before_and_after_the_update(new_model, batch, budget):
@@ -308,56 +385,6 @@ def test_a_zero_gradient_takes_no_part(plain, batch, budget):
     assert model.heads.bias[1].item() != before  # its own head learns
 
 
-class _Break(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, column):
-        ctx.column = column
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad = grad.clone()
-        grad[:, ctx.column] = torch.where(grad[:, ctx.column] == 0, 0.0, torch.inf)
-        return grad, None
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_task_with_a_broken_gradient_is_left_out_counted_and_named(method, plain, batch, budget):
-    models = [plain() for _ in range(2)]
-    both = [Optimizers(model, budget()) for model in models]
-    skipped = Skipped()
-    forward = models[0].heads.forward
-    models[0].heads.forward = lambda h, tasks=None: _Break.apply(forward(h, tasks), 1)
-    configs = [METHODS[method]() for _ in range(2)]
-    names = [f"label {task}" for task in range(T)]
-    with pytest.warns(NonFiniteWarning, match="label 1"):
-        done, _ = train_step(
-            models[0], batch, ALL, both[0], hooks=hooks_of(configs[0]), skipped=skipped,
-            label_names=names,
-        )  # fmt: skip
-    assert done == (0, 2, 3, 4)
-    assert skipped.losses == {1: 1}
-    assert all(bool(torch.isfinite(p).all()) for p in models[0].parameters())
-
-
-def test_training_stops_when_every_gradient_is_broken(tiny, plain, budget, tmp_path):
-    model = plain()
-    forward = model.heads.forward
-
-    def broken(h, tasks=None):
-        logits = forward(h, tasks)
-        for column in range(logits.shape[1]):
-            logits = _Break.apply(logits, column)
-        return logits
-
-    model.heads.forward = broken
-    with pytest.warns(NonFiniteWarning), pytest.raises(TrainingStoppedError) as stopped:
-        fit(model, tiny, JointScheduler(T), budget(), hooks=hooks_of(UPGrad()),
-            checkpoints=tmp_path)  # fmt: skip
-    assert stopped.value.exit_code == 4
-    assert (tmp_path / "last.state").exists()
-
-
 def test_missing_labels(tiny, plain, budget, batch):
     """A task without a label in the batch takes no part, nor does its state."""
     import dataclasses
@@ -391,8 +418,6 @@ def test_bfloat16(method, tiny, new_model, budget):
 
 
 def test_groups_that_all_update_on_one_batch_are_aggregated_one_by_one(plain, batch, budget):
-    from gnn_mtl.schedulers import Update
-
     given = Given([1.0] * T)
     model = plain()
     updates = [Update((0, 1), (1.0, 1.0)), Update((2, 3, 4), (1.0, 1.0, 1.0))]
@@ -418,3 +443,14 @@ def test_hooks_of_ones_own_can_ask_for_the_gramian(plain, batch, budget):
         for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
             assert torch.equal(a, b)
     assert asked == [(1, (0, 3), (2, 2))]
+
+
+@pytest.mark.parametrize("method", [UPGrad, GradNorm])
+def test_a_schedule_fed_by_the_same_forward_passes(method, tiny, new_model, budget):
+    """Streamed gradients run the last layer and the heads again inside the pass that is tapped."""
+    schedule = ColoringScheduler(T, refresh_period=4, tau=-0.2)
+    config = budget(probe="streamed", stream_every=1)
+    hooks = hooks_of(method())
+    done = fit(new_model(), tiny, schedule, config, hooks=hooks)
+    assert done.cost.probes > 1
+    assert hooks.aggregator.calls == done.cost.steps

@@ -385,7 +385,8 @@ def test_cuda_trains_like_the_cpu(tiny, new_model, budget, new_schedule):
         {"log_every": 0}, {"max_steps": 0}, {"patience": 0}, {"lr": 0.0}, {"lr": float("nan")},
         {"lr": float("inf")}, {"weight_decay": -0.1}, {"warmup_steps": -1}, {"num_workers": -1},
         {"grad_clip": 0.0}, {"grad_clip": float("nan")}, {"num_neighbors": ()},
-        {"num_neighbors": (3, 0)}, {"num_neighbors": (-2,)},
+        {"num_neighbors": (3, 0)}, {"num_neighbors": (-2,)}, {"max_label_gradients": 0},
+        {"gramian_every": 0},
     ],
 )  # fmt: skip
 def test_bad_budgets_are_refused(change):
@@ -504,3 +505,51 @@ def test_a_budget_of_label_gradients_ends_the_training(sizes, tiny, new_model, b
     assert rates[0] == pytest.approx(rates[1] / 2)
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert rates[-1] < 0.15 * max(rates)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 10])
+def test_a_budget_of_label_gradients_is_resumed(
+    stop, tiny, new_model, budget, tmp_path, assert_same_weights, monkeypatch
+):
+    import gnn_mtl.training._loop as loop
+
+    rates, set_rate, original = [], loop.set_learning_rate, loop._Training._step
+
+    def watch(*args):
+        rates.append(set_rate(*args))
+        return rates[-1]
+
+    def step(self, batch, started):
+        if self.at.step == stop and "stopped" not in told:
+            told.append("stopped")
+            self._save()
+            raise KeyboardInterrupt
+        original(self, batch, started)
+
+    def schedule():
+        return RandomGroupsScheduler(T, sizes=(3, 2))
+
+    monkeypatch.setattr(loop, "set_learning_rate", watch)
+    config = budget(epochs=50, max_label_gradients=30, warmup_steps=2, patience=None)
+    straight, cut, told = new_model(), new_model(1), []
+    wanted = fit(straight, tiny, schedule(), config)
+    expected, rates[:] = list(rates), []
+    monkeypatch.setattr(loop._Training, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        fit(new_model(), tiny, schedule(), config, checkpoints=tmp_path)
+    done = fit(cut, tiny, schedule(), config, checkpoints=tmp_path, resume=True)
+    assert_same_weights(straight, cut)
+    assert rates == expected
+    assert (done.valid, done.best_step) == (wanted.valid, wanted.best_step)
+    assert done.cost.label_gradients == wanted.cost.label_gradients
+
+
+def test_the_end_of_a_budget_of_label_gradients_is_evaluated(tiny, new_model, budget):
+    """In the middle of an epoch, once."""
+    told = Writer()
+    config = budget(epochs=50, eval_every=2, max_label_gradients=23, patience=None)
+    done = fit(new_model(), tiny, JointScheduler(T), config, writer=told)
+    assert done.cost.steps == 5
+    steps = [row["step"] for row in told.valid]
+    assert steps[-1] == 5
+    assert len(set(steps)) == len(steps)

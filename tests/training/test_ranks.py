@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
 EXACT = ("none:last_layer", "upgrad:last_layer", "adatask:full", "famo:last_layer")
+SEVERAL = ("none:last_layer:groups", "gradnorm:last_layer:groups", "famo:last_layer:groups")
 MEAN = "upgrad:full"
 
 
@@ -22,7 +23,7 @@ def trained(tmp_path_factory):
     for world in (1, 2):
         processes = [
             subprocess.Popen(
-                [sys.executable, WORKER, str(rank), str(world), folder, *EXACT, MEAN],
+                [sys.executable, WORKER, str(rank), str(world), folder, *EXACT, *SEVERAL, MEAN],
                 env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
             )
             for rank in range(world)
@@ -30,7 +31,7 @@ def trained(tmp_path_factory):
         for process in processes:
             _, errors = process.communicate(timeout=200)
             assert process.returncode == 0, errors
-        for cell in (*EXACT, MEAN):
+        for cell in (*EXACT, *SEVERAL, MEAN):
             outs = [
                 folder / f"{world}-{rank}-{cell.replace(':', '-')}.safetensors"
                 for rank in range(world)
@@ -39,7 +40,7 @@ def trained(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("cell", EXACT)
+@pytest.mark.parametrize("cell", [*EXACT, *SEVERAL])
 def test_two_processes_take_the_steps_of_one(cell, trained):
     """Each holds half the labels, one all those of a task; the means are over both."""
     ((one, losses),) = trained[1, cell]
@@ -49,7 +50,17 @@ def test_two_processes_take_the_steps_of_one(cell, trained):
             assert torch.equal(value, trained[2, cell][0][0][name])  # the two, bit for bit
         for (tasks, values), (wanted, other) in zip(seen, losses, strict=True):
             assert tasks == wanted
-            assert values == pytest.approx(other, rel=1e-4)
+            assert values == pytest.approx(other, rel=1e-4, nan_ok=True)
+
+
+@pytest.mark.parametrize("cell", SEVERAL)
+def test_what_breaks_in_one_process_is_left_out_in_all(cell, trained):
+    for processes in (trained[1, cell], trained[2, cell]):
+        for _, seen in processes:
+            groups = [live for live, _ in seen if isinstance(live, tuple)]
+            assert groups[:2] == [(0, 1, 5), (2, 3, 4)]
+            assert groups[2:6] == [(0, 1, 5), (3, 4), (0, 1, 5), (2, 4)]
+            assert seen[-1][0] == {2: 1, 3: 1}
 
 
 def test_other_modes_average_the_gramians(trained):
