@@ -38,7 +38,7 @@ IN_GROUPS: dict[str, type[AggregatorConfig]] = {
     "pcgrad": PCGrad, "gradops": GradOPS, "adatask": AdaTask, "famo": FAMO, "nash_mtl": NashMTL,
     "upgrad": UPGrad,
 }  # fmt: skip
-METHODS = ("joint", "coloring", *(f"coloring+{kind}" for kind in IN_GROUPS))
+METHODS = ("joint", "joint+nash_mtl", "coloring", *(f"coloring+{kind}" for kind in IN_GROUPS))
 COST = ("seconds", "steps", "label_gradients", "probe_label_gradients", "refreshes", "backwards")
 
 

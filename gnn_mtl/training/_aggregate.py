@@ -34,17 +34,25 @@ class AggregatorHooks(StepHooks):
     Args:
         aggregator: The aggregator, for all tasks of the graph.
         mode: The gradients behind the Gramian. What aggregators promise (no conflict, for one)
-            holds for these gradients: for all shared parameters only with ``"full"``.
+            holds for these gradients: for all shared parameters only with ``"full"``. Runs pass
+            ``Train.gramian`` here, and ``Train.gramian_every`` as ``every``; :func:`fit` does not
+            read these two.
         every: Updates of the same set of tasks that share one Gramian's weights. They weigh the
             losses as the schedule weighs them at each update.
 
     Raises:
-        UsageError: If ``every`` is below 1.
+        UsageError: If ``every`` is below 1, or ``aggregator`` is not one, as a configuration that
+            was not built is not.
     """
 
     def __init__(
         self, aggregator: Aggregator, *, mode: GramianMode = "last_layer", every: int = 1
     ) -> None:
+        if not isinstance(aggregator, Aggregator):
+            raise UsageError(
+                "`aggregator` should be built for the tasks, like UPGrad().build(num_tasks). "
+                f"Found {type(aggregator).__name__}."
+            )
         if every < 1:
             raise UsageError(f"`every` should be at least 1 update. Found {every}.")
         self.aggregator, self.mode, self.every = aggregator, mode, every

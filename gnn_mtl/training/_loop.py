@@ -139,6 +139,11 @@ class _Training:
                 "Graph, model and schedule should have the same tasks. Found "
                 f"{graph.num_tasks}, {model.num_tasks} and {scheduler.num_tasks}."
             )
+        if hooks is not None and not isinstance(hooks, StepHooks):
+            raise UsageError(
+                "`hooks` should be StepHooks; an aggregator is given as AggregatorHooks(it). "
+                f"Found {type(hooks).__name__}."
+            )
         self.graph = graph.sealed()
         self.device = choose_device(config.device)
         self.model = model.to(self.device)

@@ -454,3 +454,11 @@ def test_a_schedule_fed_by_the_same_forward_passes(method, tiny, new_model, budg
     done = fit(new_model(), tiny, schedule, config, hooks=hooks)
     assert done.cost.probes > 1
     assert hooks.aggregator.calls == done.cost.steps
+
+
+def test_what_is_no_aggregator_is_told_how_to_become_one(tiny, new_model, budget):
+    for wrong in (UPGrad(), UPGrad, None):
+        with pytest.raises(UsageError, match=r"build\(num_tasks\)"):
+            AggregatorHooks(wrong)
+    with pytest.raises(UsageError, match="AggregatorHooks"):
+        fit(new_model(), tiny, JointScheduler(T), budget(), hooks=UPGrad().build(T))
