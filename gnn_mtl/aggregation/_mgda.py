@@ -95,8 +95,8 @@ class MGDA(GradientOptions):
     kind: ClassVar[str] = "mgda"
 
     normalize: Normalize = "none"
-    """What each gradient is divided by first: its length (l2), its task's loss (loss), both (loss_l2)
-    or nothing."""
+    """What each gradient is divided by first: its length (l2), its task's loss (loss), both
+    (loss_l2) or nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,7 +23,7 @@ def check_options(config: Any) -> None:  # noqa: ANN401
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        annotation = field.type if isinstance(field.type, str) else field.type.__name__
+        annotation = str(getattr(field.type, "__name__", field.type))
         if isinstance(field.default, tuple):
             if not isinstance(value, tuple | list):
                 _refuse(config, field.name, "a tuple", value)

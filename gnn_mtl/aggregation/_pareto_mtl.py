@@ -28,8 +28,8 @@ def preference_vectors(num_objectives: int, number: int, *, seed: int = 0) -> Te
     more, the axes come first and each next direction is the one of 4096 random ones (and the
     diagonal) farthest from all before it (Gonzalez, TCS 1985): at most twice as far apart as best.
 
-    A run with a vector ends where the losses point along it: (1, 0) allows a loss of the first
-    objective and asks for a low one of the second.
+    A run with a vector keeps the losses closer to it than to the others: (1, 0) allows a high loss
+    of the first objective and asks for a low one of the second.
 
     Args:
         num_objectives: M.

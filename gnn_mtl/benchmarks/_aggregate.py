@@ -64,11 +64,13 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     stays as it is (learning rate 0), so that all do the same work on the same batches; one thread,
     CPU time.
 
-    Rows: for every method its solver, a joint step, forward, Gramian and backward without any
-    weights, and the whole step of the trainer, optimizer included, all four in turn. Beside them,
-    the solver at 500 tasks and TorchJD's where it has the method and needs less than 5 s, which is
-    guessed from fewer tasks; ``over_torchjd`` is how many times as fast ours is. Quick asks TorchJD
-    at 112 tasks only.
+    Rows, first of steps, milliseconds for every method, all four in turn: a joint step
+    (``joint_ms``); forward, Gramian and backward without any weights (``bare_ms``); the whole step
+    of the trainer, optimizer included (``step_ms``); its solver (``solve_ms``). ``x_joint`` is the
+    solver over a joint step, ``x_bare`` the whole step over the bare one. Then of solvers, at 112
+    and at 500 tasks, beside TorchJD's where it has the method and needs less than 5 s, which is
+    guessed from fewer tasks; ``torchjd_over_ours`` is its time over ours. Quick asks TorchJD at 112
+    tasks only.
 
     Ratios: the slowest solver over a joint step, and the slowest whole step over forward, Gramian
     and backward.
@@ -77,15 +79,21 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     with one_thread(), threadpool_limits(limits=1):
         work = _Work(size, TASKS)
         many = _many_gramian(size)
-        rows = [_row(kind, work, many, size) for kind in gramian_kinds(TASKS)]
-    return result("aggregate", ratios(rows), rows)
+        kinds = gramian_kinds(TASKS)
+        steps = [_step_row(kind, work, size) for kind in kinds]
+        solvers = [
+            row
+            for kind, step in zip(kinds, steps, strict=True)
+            for row in _solver_rows(kind, step["solve_ms"], work, many, size)
+        ]
+    return result("aggregate", ratios(steps), [*steps, *solvers])
 
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Return the worst of the methods."""
+    """Return the worst of the methods, from the rows of steps."""
     return {
-        "worst_solver_over_joint_step": max(row["over_joint_step"] for row in rows),
-        "worst_gramian_method": max(row["step_over_gramian_and_backward"] for row in rows),
+        "worst_solver_over_joint_step": max(row["x_joint"] for row in rows),
+        "worst_gramian_method": max(row["x_bare"] for row in rows),
     }
 
 
@@ -170,24 +178,36 @@ def _many_gramian(size: Size) -> Measured:
     return _Work(small, MANY_TASKS).measured[0]
 
 
-def _row(kind: str, work: _Work, many: Measured, size: Size) -> dict[str, Any]:
+def _step_row(kind: str, work: _Work, size: Size) -> dict[str, Any]:
     times = interleaved(work.candidates(kind), size.repeats)
-    cpu = {name: found["cpu_s"] for name, found in times.items()}
+    joint, bare, step, solve = (
+        1000 * times[name]["cpu_s"]
+        for name in ("joint step", "gramian and backward", "step", "solver")
+    )
+    return {
+        "kind": kind, "tasks": TASKS, "joint_ms": joint, "bare_ms": bare, "step_ms": step,
+        "solve_ms": solve, "x_joint": solve / joint, "x_bare": step / bare,
+    }  # fmt: skip
+
+
+def _solver_rows(
+    kind: str, few_ms: float, work: _Work, many: Measured, size: Size
+) -> list[dict[str, Any]]:
+    """The solver at few and at many tasks, beside TorchJD's; None where that is not measured."""
     ours = _ours(kind, MANY_TASKS)
     assert ours is not None  # noqa: S101
     at_many = interleaved({"solver": lambda _: _solve(ours, *many)}, size.solves)["solver"]["cpu_s"]
     cases = {TASKS: work.measured[0], MANY_TASKS // 2: _first(many, MANY_TASKS // 2)}
     theirs = _theirs(kind, [(cases | {MANY_TASKS: many})[number] for number in size.theirs])
-    few_jd, many_jd = theirs.get(TASKS), theirs.get(MANY_TASKS)
-    return {
-        "kind": kind, "tasks": TASKS,
-        **{f"{name.replace(' ', '_')}_seconds": value for name, value in cpu.items()},
-        "over_joint_step": cpu["solver"] / cpu["joint step"],
-        "step_over_gramian_and_backward": cpu["step"] / cpu["gramian and backward"],
-        "solver_seconds_500": at_many, "torchjd_seconds": few_jd, "torchjd_seconds_500": many_jd,
-        "over_torchjd": None if few_jd is None else few_jd / cpu["solver"],
-        "over_torchjd_500": None if many_jd is None else many_jd / at_many,
-    }  # fmt: skip
+    rows = []
+    for tasks, ours_ms in ((TASKS, few_ms), (MANY_TASKS, 1000 * at_many)):
+        found = theirs.get(tasks)
+        rows.append({
+            "kind": kind, "tasks": tasks, "solve_ms": ours_ms,
+            "torchjd_ms": None if found is None else 1000 * found,
+            "torchjd_over_ours": None if found is None else 1000 * found / ours_ms,
+        })  # fmt: skip
+    return rows
 
 
 def _first(measured: Measured, number: int) -> Measured:

@@ -7,12 +7,14 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tyro
 
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.cli._parse import take_value
 from gnn_mtl.runs import KINDS, RunConfig, kind_class
+from gnn_mtl.runs._config import kinds_with
 from gnn_mtl.schedulers import Separate, Static
 from gnn_mtl.tasks import Grouping
 
@@ -46,11 +48,8 @@ def parse_run_config(argv: Sequence[str], default: RunConfig, command: str) -> R
             continue
         if family == "scheduler" and (groups is not None or kind in OF_GROUPS):
             default = _with_groups(default, kind, groups or take_value(rest, "--scheduler.file"))
-        elif kind is not None and kind != getattr(default, family).kind:
-            file = take_value(rest, f"--{family}.file") if kind == "adapters" else None
-            given = {} if file is None else {"file": file}
-            made = kind_class(family, kind, "command line")(**given)
-            default = dataclasses.replace(default, **{family: made})
+        else:
+            default = dataclasses.replace(default, **{family: _part(default, family, kind, rest)})
     _suggest(rest)
     _refuse_other_kinds(rest, default)
     with _first_paragraph(*(type(getattr(default, family)) for family in KINDS)):
@@ -100,6 +99,18 @@ def _with_groups(default: RunConfig, kind: str | None, file: str | None) -> RunC
     return dataclasses.replace(default, scheduler=plan)
 
 
+def _part(default: RunConfig, family: str, kind: str | None, rest: list[str]) -> Any:  # noqa: ANN401
+    """The configuration of the kind chosen; groups of a file take the place of those it had."""
+    part = getattr(default, family)
+    same = kind in (None, part.kind)
+    cls = type(part) if same else kind_class(family, str(kind), "command line")
+    given: dict[str, Any] = {}
+    if family != "scheduler" and "file" in {field.name for field in dataclasses.fields(cls)}:
+        file = take_value(rest, f"--{family}.file")
+        given = {} if file is None else {"file": file, "groups": ()}
+    return dataclasses.replace(part, **given) if same else cls(**given)
+
+
 def _refuse_other_kinds(argv: Sequence[str], default: RunConfig) -> None:
     """Refuse a field of another kind than the chosen one, and name the kinds that have it."""
     for argument in argv:
@@ -107,11 +118,7 @@ def _refuse_other_kinds(argv: Sequence[str], default: RunConfig) -> None:
         if not dot or family not in KINDS:
             continue
         name = name.replace("-", "_").removeprefix("no_")
-        owners = [
-            kind
-            for kind, cls in KINDS[family].items()
-            if name in {field.name for field in dataclasses.fields(cls)}
-        ]
+        owners = kinds_with(family, name)
         chosen = getattr(default, family).kind
         if owners and chosen not in owners:
             raise UsageError(

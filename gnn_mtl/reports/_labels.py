@@ -117,4 +117,6 @@ def cost_and_score(colors: Mapping[Method, int], name: str) -> str | None:
 
 
 def _thousands(value: float, _position: int) -> str:
-    return f"{value / 1e6:g} M" if abs(value) >= 1e6 else f"{value:,.0f}"
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g} M"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # .05 s is a tick of its own

@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 
 from gnn_mtl._core.errors import RecordError
 from gnn_mtl.records import RunRecord
+from gnn_mtl.reports._method_names import (
+    aggregator_name,
+    aggregator_options,
+    flatten,
+    method_names,
+)  # fmt: skip
+from gnn_mtl.reports._table import count
 
 # Kinds of schedule that group nothing by affinity: what a grouping method has to beat.
 BASELINE_KINDS = frozenset(
@@ -49,12 +56,39 @@ class Method:
         return len(self.tasks) < self.num_tasks
 
     @property
+    def aggregator(self) -> str:
+        """Name of what combines its gradients; ``sum``: nothing more than adding the losses."""
+        return aggregator_name(self.runs[0].config)
+
+    @property
+    def as_joint(self) -> str:
+        """Name of joint training with its aggregator: what it is where it finds one group."""
+        return "joint" if self.aggregator == "sum" else f"joint+{self.aggregator}"
+
+    @property
     def is_trivial(self) -> bool:
-        """Whether it regrouped, and always into one group: joint training under another name."""
+        """Whether it regrouped, and always into one group: ``as_joint`` under another name."""
         refreshes = [refresh for run in self.runs for refresh in run.refreshes]
         if self.kind == "adapters":  # its steps are joint, its groups are in the model
             return False
         return bool(refreshes) and all(len(refresh.groups) == 1 for refresh in refreshes)
+
+    @property
+    def measurers(self) -> str:
+        """What its label-gradients beside the updates were measured for.
+
+        A refresh measures at most one gradient a label; what an aggregator's run has beyond that
+        went into Gramians.
+        """
+        refreshed, gramians = False, False
+        for run in self.runs:
+            cost = run.summary.cost if run.summary is not None else {}
+            spent = float(cost.get("probe_label_gradients", 0))
+            refreshes = float(cost.get("probes", cost.get("refreshes", 0)))
+            gramians |= self.aggregator != "sum" and spent > refreshes * self.num_tasks
+            refreshed |= spent > 0 and refreshes > 0
+        words = ["refreshes"] if refreshed or not gramians else []
+        return " and ".join(words + ["Gramians"] * gramians)
 
     @property
     def is_candidate(self) -> bool:
@@ -102,12 +136,32 @@ class Study:
 
     @property
     def joint(self) -> Method | None:
-        """The joint method, the reference of every comparison; None if it was not run."""
+        """Joint training of the plain sum, what methods are compared with; None if not run."""
         return next((method for method in self.methods if method.kind == "joint"), None)
+
+    def reference(self, method: Method) -> Method | None:
+        """Return joint training with the method's aggregator, or None if it was not run.
+
+        Of several with other options of that aggregator, the one most like the method's.
+        """
+        if method.aggregator == "sum":
+            return self.joint
+        found = [
+            one
+            for one in self.methods
+            if one.kind == "aggregated" and one.aggregator == method.aggregator
+        ]
+        return min(found, key=lambda one: len(other_options(one, method)), default=None)
 
     def find(self, label: str) -> Method | None:
         """Return the method of that name, or None."""
         return next((method for method in self.methods if method.label == label), None)
+
+
+def other_options(one: Method, other: Method) -> tuple[str, ...]:
+    """Return the options of their aggregator in which two methods differ."""
+    mine, theirs = (aggregator_options(method.runs[0].config) for method in (one, other))
+    return tuple(name for name in sorted(mine | theirs) if mine.get(name) != theirs.get(name))
 
 
 PER_SEED = frozenset({"seed", "out", "scheduler.follow"})
@@ -149,14 +203,14 @@ def _study(name: str, runs: list[RunRecord], every: list[RunRecord]) -> Study:
     unfinished = [run for run in every if run.dataset == name and not run.done]
     if unfinished:
         paths = ", ".join(str(run.path) for run in unfinished)
-        notes.append(f"{len(unfinished)} unfinished run(s) left out: {paths}.")
+        notes.append(f"{count(len(unfinished), 'unfinished run')} left out: {paths}.")
     digests = {run.manifest.dataset.get("sha256") for run in runs}
     if len(digests) > 1:
         notes.append("The runs were made on different versions of the graph (SHA-256 differs).")
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
         groups.setdefault((run.method, _fingerprint(run.config)), []).append(run)
-    names = _names(list(groups))
+    names = method_names(list(groups))
     methods = [_method(names[key], runs) for key, runs in groups.items()]
     order = {"joint": 0, "aggregated": 1, "single": 2, "random": 4}
     order |= dict.fromkeys(("unknown", "none", "shallow"), 3)
@@ -179,8 +233,7 @@ def _method(label: str, runs: list[RunRecord]) -> Method:
         kind = "adapters"  # groups inside the model: not what groups are compared with
     if flatten(runs[0].config).get("scheduler.control"):
         kind = "random"
-    aggregator = flatten(runs[0].config).get("aggregator.kind", "sum")
-    if kind == "joint" and aggregator != "sum":
+    if kind == "joint" and aggregator_name(runs[0].config) != "sum":
         kind = "aggregated"  # all labels at every step, and not their plain sum
     return Method(label, kind, tuple(runs), tasks, runs[0].num_tasks)
 
@@ -194,41 +247,3 @@ def _fingerprint(config: dict[str, Any]) -> str:
         flat.pop("scheduler.groups", None)
         flat.pop("scheduler.file", None)
     return json.dumps(flat, sort_keys=True)
-
-
-def _names(keys: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Name every configuration, adding what differs where several share a name."""
-    names = {}
-    for key in keys:
-        same = [other for other in keys if other[0] == key[0]]
-        flat = [json.loads(other[1]) for other in same]
-        mine = json.loads(key[1])
-        differing = [
-            name
-            for name in sorted({name for one in flat for name in one})
-            if len({json.dumps(one.get(name), sort_keys=True) for one in flat}) > 1
-        ]
-        differing.sort(key=lambda name: not name.endswith(".kind"))  # head.kind tells most
-        enough = next(
-            (n for n in (1, 2) if len({tuple(str(one.get(x)) for x in differing[:n])
-                                       for one in flat}) == len(flat)),
-            3,
-        )  # fmt: skip
-        detail = ", ".join(
-            f"{name.removesuffix('.kind').split('.')[-1]}={str(mine.get(name))[:24]}"
-            for name in differing[:enough]
-        )
-        names[key] = f"{key[0]} ({detail})" if detail else key[0]
-        if names[key] in (names[other] for other in names if other != key):
-            names[key] += f" #{same.index(key) + 1}"
-    return names
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
-    """Return nested objects as one level of dotted keys."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
-    return flat

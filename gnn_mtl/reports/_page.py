@@ -12,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 
 from gnn_mtl.records import Refresh, RunRecord
-from gnn_mtl.reports._compare import Comparison, MethodComparison, interval
+from gnn_mtl.reports._compare import Comparison, MethodComparison, compare_runs, interval
 from gnn_mtl.reports._curves import learning_curves
 from gnn_mtl.reports._groups import (
     COLUMN_NAMES_UP_TO,
@@ -24,7 +24,8 @@ from gnn_mtl.reports._groups import (
     task_order,
 )  # fmt: skip
 from gnn_mtl.reports._labels import cost_and_score, label_deltas
-from gnn_mtl.reports._methods import Method, Study, flatten
+from gnn_mtl.reports._method_names import flatten
+from gnn_mtl.reports._methods import Method, Study
 from gnn_mtl.reports._scores import common_label_table, score_table
 from gnn_mtl.reports._svg import group_color, method_variable
 from gnn_mtl.reports._table import (
@@ -34,6 +35,7 @@ from gnn_mtl.reports._table import (
     Column,
     Row,
     Table,
+    count,
     format_cell,
     format_number,
     number_cell,
@@ -50,7 +52,23 @@ COSTS = (
     Column("eval_seconds", "evaluation s", "seconds", "seconds spent on validation"),
     Column("peak_rss_mb", "peak MB", "megabytes", "largest resident memory"),
 )  # fmt: skip
-ROLES = {"joint": "reference", "single": "baseline", "random": "control"}
+MEASURED = Column(
+    "probe_label_gradients", "probe + Gramian gradients", "count",
+    "label-gradients beside the updates: spent on refreshes and on aggregators' Gramians",
+)  # fmt: skip
+ROLES = {
+    "joint": "reference", "single": "baseline", "random": "control", "aggregated": "aggregator"
+}  # fmt: skip
+HELPED = {
+    "grouping": ("Grouping helped", "Grouping hurt", "No measurable gain from grouping"),
+    "aggregator": (
+        "The aggregator helped", "The aggregator hurt", "No measurable gain from an aggregator"
+    ),
+    "both": (
+        "Grouping and aggregator together helped", "Grouping and aggregator together hurt",
+        "No measurable gain from grouping and aggregator together",
+    ),
+}  # fmt: skip
 
 
 def study_page(study: Study, index: int, folder: Path) -> dict[str, Any]:
@@ -63,20 +81,23 @@ def study_page(study: Study, index: int, folder: Path) -> dict[str, Any]:
     """
     page = _Page(study, index, folder)
     finding = verdict(study)
+    better, worse, same = HELPED[finding.subject]
+    words = {"better": better, "worse": worse, "same": same, "trivial": "No grouping took place",
+             "open": "No verdict"}  # fmt: skip
     scores = score_table(study)
     return {
         "id": f"s{index}",
         "dataset": study.dataset,
         "facts": _facts(study),
-        "verdict": {"outcome": finding.outcome, "headline": finding.headline,
-                    "details": finding.details},
+        "verdict": {"outcome": finding.outcome, "word": words[finding.outcome],
+                    "headline": finding.headline, "details": finding.details},
         "legend": [
             {"label": method.label, "color": method_variable(color), "kind": method.kind}
             for method, color in page.colors.items() if not method.is_partial
         ],
         "scores": page.table(scores),
         "common": [page.table(common_label_table(study, m)) for m in study.methods if m.is_partial],
-        "comparison": page.comparison(finding.comparison),
+        "comparisons": page.comparisons(finding.comparison),
         "curves": learning_curves(page.colors, f"s{index}c"),
         "groups": page.groups(finding),
         "labels": page.labels(finding),
@@ -136,10 +157,16 @@ class _Page:
             "notes": table.notes,
         }  # fmt: skip
 
-    def comparison(self, comparison: Comparison | None) -> dict[str, Any] | None:
-        """Return the comparison with every interval placed on one scale."""
-        if comparison is None or not comparison.methods:
-            return None
+    def comparisons(self, judged: Comparison | None) -> list[dict[str, Any]]:
+        """Return the comparison judged by, and the one with joint training of the plain sum."""
+        found = [] if judged is None else [judged]
+        joint = self.study.joint
+        if judged is not None and joint is not None and judged.reference is not joint:
+            found.append(compare_runs(self.study, joint.label))
+        return [self._comparison(one) for one in found if one.methods]
+
+    def _comparison(self, comparison: Comparison) -> dict[str, Any]:
+        """Return a comparison with every interval placed on one scale."""
         tests = [one.tests["ap"] for one in comparison.methods]
         reach = 1.08 * max(1e-6, *(abs(end) for test in tests for end in (test.low, test.high)))
         return {
@@ -158,7 +185,7 @@ class _Page:
         }
         return {
             **self._head(one.method.label, one.method.kind),
-            "remark": f"{len(one.tasks)} labels" if one.method.is_partial else "",
+            "remark": count(len(one.tasks), "label") if one.method.is_partial else "",
             "forest": {**places, "significant": test.p_holm < LEVEL},
             "metrics": [
                 {"delta": format_number(one.tests[metric].delta, "points"),
@@ -193,7 +220,8 @@ class _Page:
             "href": self.href(run.path),
             "step": f"{refresh.step:,}",
             "tau": None if tau is None else f"{tau:g}",
-            "edges": refresh.num_edges,
+            "conflicts": None if refresh.num_edges is None
+            else count(refresh.num_edges, "conflict"),
             "density": None if refresh.density is None else f"{100 * refresh.density:.1f} %",
             "unit": affinity.unit if affinity is not None else "",
             "estimator": affinity.method if affinity is not None else "",
@@ -251,8 +279,10 @@ class _Page:
                 f"{len(method.tasks)} of {method.num_tasks} labels" if method.is_partial else "")
             for method in self.study.methods
         )  # fmt: skip
-        used = tuple(c for c in COSTS if any(row.cells[c.key].values for row in rows))
-        return Table("Cost", used, rows)
+        used = [c for c in COSTS if any(row.cells[c.key].values for row in rows)]
+        if any("Gramians" in method.measurers for method in self.study.methods):
+            used = [MEASURED if c.key == MEASURED.key else c for c in used]
+        return Table("Cost", tuple(used), rows)
 
     def config(self) -> dict[str, Any]:
         """Return the settings all methods share and those in which they differ."""
@@ -337,15 +367,18 @@ def _facts(study: Study) -> list[dict[str, str]]:
     """The graph, the seeds and the machine in a few words."""
     run = study.methods[0].runs[0]
     graph: Mapping[str, Any] = run.manifest.dataset
-    facts = []
-    for key, words in (("num_nodes", "nodes"), ("num_edges", "edges"), ("num_tasks", "labels")):
-        if isinstance(graph.get(key), int):
-            facts.append({"value": f"{graph[key]:,}", "name": words})
+    numbers = [
+        (graph[key], noun)
+        for key, noun in (("num_nodes", "node"), ("num_edges", "edge"), ("num_tasks", "label"))
+        if isinstance(graph.get(key), int)
+    ]
     runs = [run for method in study.methods for run in method.runs]
     seeds = sorted({run.seed for run in runs})
-    facts.append({"value": str(len(study.methods)), "name": "methods"})
-    facts.append({"value": str(len(seeds)), "name": "seed" if len(seeds) == 1 else "seeds"})
-    facts.append({"value": str(len(runs)), "name": "runs"})
+    numbers += [(len(study.methods), "method"), (len(seeds), "seed"), (len(runs), "run")]
+    facts = []
+    for number, noun in numbers:
+        value, name = count(number, noun).split()
+        facts.append({"value": value, "name": name})
     return facts
 
 

@@ -10,7 +10,7 @@ from gnn_mtl._core.errors import UsageError
 from gnn_mtl.metrics import ORACLE_METRICS
 from gnn_mtl.records import RunRecord
 from gnn_mtl.reports._methods import Method, Study, studies
-from gnn_mtl.reports._table import Cell, Column, Row, Table, number_cell
+from gnn_mtl.reports._table import Cell, Column, Row, Table, count, number_cell
 
 SCORES = (
     Column("test.ap", "test AP", "percent", "macro average precision on the test split"),
@@ -72,7 +72,7 @@ def common_label_table(study: Study, partial: Method) -> Table:
             cells[column.key] = number_cell(scores.mean(axis=1).tolist(), method.runs)
         rows.append(Row(method.label, method.kind, cells))
     rows.sort(key=lambda row: -_mean(row.cells["ap"]))
-    title = f"The same {len(partial.tasks)} labels for every method"
+    title = f"The same {count(len(partial.tasks), 'label')} for every method"
     names = ", ".join(study.label_names[task] for task in partial.tasks)
     return Table(
         title, columns, tuple(rows), (f"Means over the labels of {partial.label}: {names}.",)
@@ -99,7 +99,7 @@ def _row(method: Method, study: Study) -> Row:
     }
     remark = f"{len(method.tasks)} of {study.num_tasks} labels" if method.is_partial else ""
     if method.is_trivial and method.is_candidate:
-        remark = "always one group: equals joint"
+        remark = f"always one group: equals {method.as_joint}"
     return Row(method.label, method.kind, cells, remark)
 
 

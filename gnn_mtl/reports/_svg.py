@@ -17,7 +17,7 @@ from gnn_mtl._core.optional import require
 
 INK, MUTED, LINE, SURFACE = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", SURFACE: "--surface"}
-METHOD_COLORS = 10
+METHOD_COLORS = 30  # --m0 and so on in style.css
 
 # Twelve group colours of middle lightness (after Paul Tol's colour-blind safe schemes), readable on
 # light and dark; numbers stand beside them wherever they are used.
@@ -61,12 +61,17 @@ _STYLE = {
 
 def method_color(index: int) -> str:
     """Return the placeholder colour of the method numbered ``index`` (0 is the reference)."""
-    return f"#0500{index % METHOD_COLORS:02x}"
+    return f"#0500{_place(index):02x}"
 
 
 def method_variable(index: int) -> str:
     """Return the CSS variable of the same colour."""
-    return f"var(--m{index % METHOD_COLORS})"
+    return f"var(--m{_place(index)})"
+
+
+def _place(index: int) -> int:
+    """The place among the colours; where they run out, the reference's is not used again."""
+    return index if index < METHOD_COLORS else 1 + (index - 1) % (METHOD_COLORS - 1)
 
 
 def group_color(index: int) -> str:

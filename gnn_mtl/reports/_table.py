@@ -88,6 +88,11 @@ def format_number(value: float, unit: Unit) -> str:
     return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.2f} M"
 
 
+def count(number: int, noun: str) -> str:
+    """Write a number of things: ``1 run``, ``2 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_cell(cell: Cell | None, column: Column) -> str:
     """Write ``mean ± std``; no ± for one seed, a dash for nothing."""
     if cell is None or (not cell.values and not cell.text):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 from gnn_mtl._core.errors import ConfigError, UsageError
-from gnn_mtl.aggregation import AGGREGATORS, AggregatorConfig, Sum
+from gnn_mtl.aggregation import AGGREGATORS, AdaTask, AggregatorConfig, Sum
 from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, Adapters, GATv2, Linear, MLPHead
 from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Separate, Single, Static
 from gnn_mtl.training import Train
@@ -88,24 +88,36 @@ class RunConfig:
     """Budget, optimizer, model choice."""
 
     def __post_init__(self) -> None:
+        for family in KINDS:
+            _check_part(family, getattr(self, family))
         if isinstance(self.head, Adapters) and isinstance(self.scheduler, Single | Separate):
             raise UsageError(
                 "Adapters hold all groups in one model. Found them in models of some of the tasks "
                 f"({self.scheduler.kind}); choose another --head.kind or --scheduler.kind."
             )
-
         if isinstance(self.scheduler, Single) and not isinstance(self.aggregator, Sum):
             raise UsageError(
                 "An aggregator needs several labels in a model. Found --aggregator.kind "
                 f"{self.aggregator.kind} with --scheduler.kind single; leave one of them out."
             )
+        if isinstance(self.aggregator, AdaTask) and self.aggregator.moments != "layer":
+            for name, given in (
+                ("group-moments", self.train.group_moments),
+                ("grad-clip", self.train.grad_clip is not None),
+            ):
+                if given:
+                    raise UsageError(
+                        "AdaTask makes the steps of the shared parameters itself, from moments by "
+                        f"label, so --train.{name} would do nothing. Found both; leave out "
+                        f"--train.{name}, or say --aggregator.moments layer."
+                    )
 
     @property
     def method(self) -> str:
         """Name of the method in tables."""
         if self.name or isinstance(self.aggregator, Sum):
             return self.name or str(self.scheduler.kind)
-        return f"{self.scheduler.kind}+{self.aggregator.kind}"
+        return f"{self.scheduler.kind}+{self.aggregator.label}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values; kinds are spelt out."""
@@ -170,7 +182,8 @@ def _build(cls: type, value: Any, source: str, path: str) -> Any:  # noqa: ANN40
         if key == "kind" and hasattr(cls, "kind"):
             continue
         if key not in names:
-            raise ConfigError(f"{source}: unknown key `{_join(path, key)}`.{_nearest(key, names)}")
+            hint = _hint(path, key, value) if path in KINDS else _nearest(key, names)
+            raise ConfigError(f"{source}: unknown key `{_join(path, key)}`.{hint}")
         known[key] = _convert(cls, key, item, source, _join(path, key))
     try:
         return _validated(cls, known, source, path)
@@ -186,9 +199,12 @@ def _convert(cls: type, key: str, item: Any, source: str, path: str) -> Any:  # 
         return item
     if key in KINDS:
         if not isinstance(item, Mapping):
-            raise ConfigError(f"{source}: `{path}` should be a table of keys. Found {item!r}.")
-        default = next(f for f in dataclasses.fields(cls) if f.name == key).default_factory
-        kind = item.get("kind", default.kind)  # type: ignore[union-attr]
+            known = item if isinstance(item, str) and item in KINDS[key] else "..."
+            raise ConfigError(
+                f"{source}: `{path}` should be a table of keys. Found {item!r}; write "
+                f'{key} = {{ kind = "{known}" }}.'
+            )
+        kind = item.get("kind", _default_kind(key))
         return _build(kind_class(key, kind, source), item, source, path)
     nested = {"features": Features, "train": Train}.get(key)
     return item if nested is None else _build(nested, item, source, path)
@@ -206,11 +222,71 @@ def kind_class(family: str, kind: str, source: str = "configuration") -> type:
             " `torchjd` reaches TorchJD's own by --aggregator.method and needs the extra jd: "
             "pip install 'gnn-mtl[jd]'."
         )
+        if source.endswith(".json"):  # as a run wrote it
+            more = (
+                " If the run used an aggregator that is not part of the package, go on in Python: "
+                "train(config, out, resume=True) with the configuration it was made with."
+            )
         raise ConfigError(
             f"{source}: unknown {family} kind {kind!r}.{_perhaps(str(kind), list(classes))} "
             f"Known kinds: {', '.join(sorted(classes))}.{more if family == 'aggregator' else ''}"
         )
     return classes[kind]
+
+
+def kinds_with(family: str, name: str) -> list[str]:
+    """Return the kinds of a family whose configurations have a field of this name."""
+    return [
+        kind
+        for kind, cls in KINDS[family].items()
+        if name in {field.name for field in dataclasses.fields(cls)}
+    ]
+
+
+def _default_kind(family: str) -> str:
+    """The kind where none is said."""
+    (field,) = (f for f in dataclasses.fields(RunConfig) if f.name == family)
+    return str(field.default_factory.kind)  # type: ignore[union-attr]
+
+
+def _hint(family: str, key: str, given: Mapping[str, Any]) -> str:
+    """What to do about a key that the kind chosen, or meant by choosing none, does not have."""
+    kind = given.get("kind", _default_kind(family))
+    said = f"kind {kind}" if "kind" in given else f"no `{family}.kind`, which means {kind}"
+    names = [f.name for f in dataclasses.fields(KINDS[family][kind])]
+    if near := _perhaps(key, names):
+        return near
+    if owners := kinds_with(family, key):
+        return f" It belongs to {family}.kind {' or '.join(owners)}. Found {said}."
+    everywhere = {f.name for cls in KINDS[family].values() for f in dataclasses.fields(cls)}
+    keys = f"Known keys: {', '.join(names)}." if names else "It has no further keys."
+    return f"{_perhaps(key, sorted(everywhere))} Found {said}. {keys}"
+
+
+def _check_part(family: str, part: Any) -> None:  # noqa: ANN401
+    """Raise UsageError unless it is a configuration: no name, no class, nothing that is built."""
+    known = KINDS[family]
+    configured = dataclasses.is_dataclass(part) and not isinstance(part, type)
+    if configured and (family != "aggregator" or isinstance(part, AggregatorConfig)):
+        if not isinstance(getattr(part, "kind", None), str):
+            name = type(part).__name__
+            raise UsageError(
+                f"{name} has no `kind`, its name in records. Write in the class: kind = "
+                f'"{name.lower()}".'
+            )
+        return
+    if isinstance(part, str):
+        name = known[part].__name__ if part in known else next(iter(known.values())).__name__
+    elif isinstance(part, type):
+        name = part.__name__
+    else:
+        kind = getattr(part, "kind", None)
+        name = (
+            known[str(kind)].__name__ if str(kind) in known else next(iter(known.values())).__name__
+        )
+    raise UsageError(
+        f"`{family}` should be a configuration, such as {family}={name}(). Found {part!r}."
+    )
 
 
 def _validated(cls: type, known: dict[str, Any], source: str, path: str) -> Any:  # noqa: ANN401

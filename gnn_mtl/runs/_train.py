@@ -145,6 +145,7 @@ def refuse_other_config(folder: Path, wanted: Mapping[str, Any]) -> None:
         return
     try:
         found = _with_newer_fields(json.loads(file.read_text(encoding="utf-8")))
+        wanted = _with_newer_fields(wanted)
         changed = sorted(
             k for k in {*found, *wanted} if _identity(found.get(k)) != _identity(wanted.get(k))
         )
@@ -164,8 +165,8 @@ MACHINE_SETTINGS = frozenset({"device", "num_workers", "log_every", "checkpoint_
 """Fields of ``Train`` that say where and how a run is made, not what it is."""
 
 
-def _with_newer_fields(recorded: dict[str, Any]) -> dict[str, Any]:
-    """A recorded configuration, with the defaults of the fields it is older than."""
+def _with_newer_fields(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of the fields it does not have, or is older than."""
     added = {name: asdict(part) for name, part in (("features", Features()), ("train", Train()))}
     return {"aggregator": Sum().to_dict()} | {
         key: {**added[key], **value} if key in added and isinstance(value, dict) else value

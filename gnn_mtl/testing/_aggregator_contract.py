@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnn_mtl._core.errors import GnnMtlError
+from gnn_mtl._core.errors import GnnMtlError, UsageError
 from gnn_mtl._core.seeding import generator
 from gnn_mtl.aggregation import AggregatorConfig, Weighting
+from gnn_mtl.aggregation._base import WeightsError
 from gnn_mtl.testing._aggregator_bookkeeping import (
     SIZE,
     configuration,
@@ -50,13 +51,21 @@ def check_aggregator(
 
     Raises:
         AssertionError: If anything does not hold, with all that does not: check, case, expected
-            and found.
+            and found; in one line if the class has no ``kind``.
+        UsageError: If it is no configuration.
 
     Example:
         >>> from gnn_mtl.aggregation import Sum
         >>> "promise nonnegative" in check_aggregator(Sum())
         True
     """
+    if not isinstance(config, AggregatorConfig):
+        raise UsageError(f"Expected a configuration, such as UPGrad(). Found {config!r}.")
+    if not isinstance(getattr(config, "kind", None), str):
+        name = type(config).__name__
+        raise AssertionError(
+            f'{name} has no `kind`, its name in records. Write in the class: kind = "...".'
+        )
     subject = Subject(config, num_tasks, seed)
     checked: list[str] = []
     failures: list[str] = []
@@ -102,13 +111,15 @@ def finite(subject: Subject) -> None:
     for name, jacobian in _cases(subject).items():
         large = len(jacobian) > LARGE
         for tested in (subject,) if large else (subject, subject.native()):
+            what = f"a finite direction in case {name!r} ({tested.config!r})"
             try:
                 outcome = tested.run(jacobian, steps=0 if large else 2)
+            except WeightsError as error:
+                raise AssertionError(f"expected {what}. Found: {error}") from error
             except GnnMtlError:
                 if name in ("typical", "two tasks", "single task"):
                     raise
                 continue
-            what = f"a finite direction in case {name!r} ({tested.config!r})"
             expect(bool(outcome.direction.isfinite().all()), what, outcome.direction)
             expect(outcome.direction.shape == jacobian.shape[1:], what, outcome.direction.shape)
             if outcome.weights is not None:

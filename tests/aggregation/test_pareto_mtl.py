@@ -9,6 +9,7 @@ import torch
 from gnn_mtl._core.errors import UsageError
 from gnn_mtl.aggregation import MGDA, ParetoMTL, preference_vectors
 from gnn_mtl.aggregation._pareto_mtl import pareto_mtl_weights
+from gnn_mtl.tasks import Grouping
 
 WIDTH = 20
 CENTRE = WIDTH**-0.5
@@ -177,3 +178,14 @@ def test_preference_vectors_need_positive_numbers():
     assert preference_vectors(1, 1).tolist() == [[1.0]]
     with pytest.raises(UsageError, match="at least one"):
         preference_vectors(2, 0)
+
+
+def test_groups_from_a_file(tmp_path):
+    Grouping.of([[3, 1], [0, 2]], 4).save(tmp_path / "groups.json")
+    config = ParetoMTL(file=str(tmp_path / "groups.json"), number=3)
+    assert config == ParetoMTL(groups=((0, 2), (1, 3)), number=3)
+    assert config.file is None
+    with pytest.raises(UsageError, match="either `file` or `groups`"):
+        ParetoMTL(file=str(tmp_path / "groups.json"), groups=((0, 1), (2, 3)))
+    with pytest.raises(UsageError, match=r"--aggregator\.file groups\.json"):
+        ParetoMTL().build(11)

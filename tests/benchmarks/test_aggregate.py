@@ -1,12 +1,16 @@
 """``bench aggregate``: what is timed, for which methods, and what becomes of it."""
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
 from gnn_mtl._core.optional import is_installed
 from gnn_mtl.aggregation import AGGREGATORS
 from gnn_mtl.benchmarks import BENCHES, _aggregate
 from gnn_mtl.benchmarks._aggregate import Size, gramian_kinds, ratios
+from gnn_mtl.cli._bench import _tables
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")  # cvxpy's own
 SMALL = Size(
@@ -25,26 +29,42 @@ def small(monkeypatch):
 def test_rows_and_ratios(small):
     found = BENCHES["aggregate"](quick=True)
     assert found["bench"] == "aggregate"
-    rows = {row["kind"]: row for row in found["rows"]}
-    assert list(rows) == ["mgda", "upgrad", "emtl"]
-    for row in rows.values():
-        solver, joint = row["solver_seconds"], row["joint_step_seconds"]
-        whole, bare = row["step_seconds"], row["gramian_and_backward_seconds"]
-        assert min(solver, joint, whole, bare, row["solver_seconds_500"]) > 0
-        assert row["over_joint_step"] == solver / joint
-        assert row["step_over_gramian_and_backward"] == whole / bare
-        assert row["torchjd_seconds_500"] is None
-    assert rows["emtl"]["torchjd_seconds"] is None
-    if is_installed("torchjd"):
-        mgda = rows["mgda"]
-        assert mgda["over_torchjd"] == mgda["torchjd_seconds"] / mgda["solver_seconds"]
-    assert found["ratios"] == ratios(found["rows"])
+    steps, solvers = found["rows"][:3], found["rows"][3:]
+    assert [row["kind"] for row in steps] == ["mgda", "upgrad", "emtl"]
+    for row in steps:
+        assert min(row["solve_ms"], row["joint_ms"], row["step_ms"], row["bare_ms"]) > 0
+        assert row["x_joint"] == row["solve_ms"] / row["joint_ms"]
+        assert row["x_bare"] == row["step_ms"] / row["bare_ms"]
+    found_of = {(row["kind"], row["tasks"]): row for row in solvers}
+    assert len(found_of) == len(solvers) == 6
+    for (kind, tasks), row in found_of.items():
+        assert row["solve_ms"] > 0
+        asked = is_installed("torchjd") and kind != "emtl" and tasks == 9
+        assert (row["torchjd_ms"] is not None) == asked
+        if asked:
+            assert row["torchjd_over_ours"] == row["torchjd_ms"] / row["solve_ms"]
+            (step,) = (row for row in steps if row["kind"] == kind)
+            assert row["solve_ms"] == step["solve_ms"]
+    assert found["ratios"] == ratios(steps)
+
+
+def test_tables_fit_into_80_columns(small):
+    rows = BENCHES["aggregate"](quick=True)["rows"]
+    width = max(map(len, gramian_kinds(9)))
+    console = Console(width=80, record=True, file=io.StringIO())
+    wide = [{**row, "kind": row["kind"].ljust(width, "_")} for row in rows]
+    for table in _tables("aggregate", wide):
+        console.print(table)
+    said = console.export_text()
+    assert "…" not in said
+    for name in ("joint_ms", "bare_ms", "step_ms", "x_joint", "x_bare", "solve_ms"):
+        assert f" {name} " in said
 
 
 def test_ratios_are_the_worst():
     rows = [
-        {"over_joint_step": 0.1, "step_over_gramian_and_backward": 1.3},
-        {"over_joint_step": 0.2, "step_over_gramian_and_backward": 1.1},
+        {"x_joint": 0.1, "x_bare": 1.3},
+        {"x_joint": 0.2, "x_bare": 1.1},
     ]
     assert ratios(rows) == {"worst_solver_over_joint_step": 0.2, "worst_gramian_method": 1.3}
 

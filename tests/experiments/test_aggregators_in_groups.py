@@ -61,7 +61,7 @@ def test_every_cell_and_method_has_its_record(run, records):
     assert {cell for cell in cells if cell[0] != run.LONG} <= records.keys() <= cells
     for (dataset, _), record in records.items():
         seeds = [one["seed"] for one in record["runs"]]
-        assert seeds == list(run.SEEDS if dataset != run.LONG else run.SEEDS[: len(seeds)])
+        assert seeds == (sorted({*seeds} & {*run.SEEDS}) if dataset == run.LONG else [*run.SEEDS])
         assert record["joint_steps"] == run.plan_of(dataset, run.Plan()).joint_steps
 
 
@@ -85,7 +85,7 @@ def test_budgets_are_equal(table, records):
         for one in record["runs"]:
             labels, cost = len(one["per_label_ap"]), one["cost"]
             assert 0 <= cost["label_gradients"] - record["joint_steps"] * labels < labels
-            assert (cost["steps"] == record["joint_steps"]) == (method == "joint")
+            assert (cost["steps"] == record["joint_steps"]) == method.startswith("joint")
             on_gramian = method.partition("+")[2] in ON_GRAMIANS
             measured = cost["label_gradients"] if on_gramian else 0
             assert table.gramian_gradients(one) == measured
@@ -162,7 +162,8 @@ def test_rows_of_made_up_records(table):
     other["runs"][0]["per_label_ap"][2] = -2.0  # the third label loses, on average over seeds
     made = {("yeast_go", "coloring"): base, ("yeast_go", "coloring+famo"): other}
     rows = table.score_rows(made, "yeast_go")
-    assert rows[3].split(" | ")[1:] == [
+    alone = next(row for row in rows if row.startswith("| coloring |"))
+    assert alone.split(" | ")[1:] == [
         "3", ".300 ± .100", ".500 ± .000", "", "", "20", "50%", "2.0", "40", "8", "40", "4",
         "1.0 |",
     ]  # fmt: skip
@@ -170,8 +171,10 @@ def test_rows_of_made_up_records(table):
     assert famo[4:6] == ["+.200 ± .050", "1 / 1"]
     assert famo[-2:] == ["12", "3.0 |"]
     (verdicts,) = (row for row in table.verdict_rows(made) if "famo" in row)
-    better = "| coloring+famo | not run | better (+.200, 6.9 se) | not run | not run | 3 of 3 |"
-    assert verdicts == better
+    assert verdicts.split(" | ")[1:5] == [
+        "coloring", "not run", "better (+.200, 6.9 se)", "not run",
+    ]  # fmt: skip
+    assert verdicts.endswith("| 3 of 3 |")
     assert "1 of 1 comparisons" in table.rule(made)
 
 
@@ -186,11 +189,11 @@ def test_pairs_are_of_the_seeds_both_have(table):
 def test_what_has_no_record_is_said_to_be_missing(table, run):
     text = table.tables({})
     cells = len(run.DATASETS) * len(run.METHODS)
-    assert text.count("not run") == cells + len(run.DATASETS) * (len(run.METHODS) - 1)
+    assert text.count("not run") == cells + len(run.DATASETS) * len(table.pairs())
     half = {("blogcatalog", "joint"): made_up("blogcatalog", "joint", [0.5])}
     text = table.tables(half)
     assert "| joint | 1 of 3 | .500 | .500 |" in text
-    assert "| blogcatalog | 1 of 24 | 10 | 40 |" in text
+    assert f"| blogcatalog | 1 of {3 * len(run.METHODS)} | 10 | 40 |" in text
 
 
 # the runs
@@ -201,9 +204,10 @@ def test_methods_differ_in_nothing_else(run):
     for dataset in run.DATASETS:
         plan = run.plan_of(dataset, run.Plan())
         configs = {m: run.configure(dataset, m, 1, 20, plan).to_dict() for m in run.METHODS}
-        kinds = [config["aggregator"]["kind"] for m, config in configs.items() if "+" in m]
+        kinds = [c["aggregator"]["kind"] for m, c in configs.items() if m.startswith("coloring+")]
         assert kinds == list(run.IN_GROUPS)
-        assert len({json.dumps(c["scheduler"]) for m, c in configs.items() if m != "joint"}) == 1
+        schedules = {(m.partition("+")[0], json.dumps(c["scheduler"])) for m, c in configs.items()}
+        assert len(schedules) == 2
         rest = [
             {k: v for k, v in c.items() if k not in ("name", "scheduler", "aggregator")}
             for c in configs.values()
@@ -222,7 +226,7 @@ def test_smoke(run, smoke, table):
         assert 0.1 < one["test"]["ap"] <= 1.0
         assert len(one["per_label_ap"]) == 12
         assert 0 <= one["cost"]["label_gradients"] - run.SMOKE.joint_steps * 12 < 12
-        assert (one["mean_groups"] > 1) == (method != "joint")
+        assert (one["mean_groups"] == 1) == method.startswith("joint")
         assert table.score_rows(made, "planted")
     scores = {made["planted", method]["runs"][0]["test"]["ap"] for method in run.METHODS}
     assert len(scores) == len(run.METHODS)  # every aggregator leaves its mark

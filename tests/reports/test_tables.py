@@ -221,7 +221,7 @@ def test_unfinished_runs_are_named(tmp_path, write_run):
     write_run(tmp_path / "b", name="joint", kind="joint", seed=1, done=False)
     (found,) = studies(load(tmp_path))
     assert found.methods[0].seeds == (0,)
-    assert "1 unfinished run(s) left out" in found.notes[0]
+    assert "1 unfinished run left out" in found.notes[0]
     assert str(tmp_path / "b") in found.notes[0]
 
 

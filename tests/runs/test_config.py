@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnn_mtl._core.errors import ConfigError, UsageError
+from gnn_mtl.aggregation import AdaTask, AggregatorConfig, TorchJD, UPGrad
 from gnn_mtl.nn import GCN, GIN, MLP, SAGE, SIGN, Adapters, GATv2, Linear, MLPHead
 from gnn_mtl.runs import KINDS, Features, RunConfig, kind_class
 from gnn_mtl.schedulers import Coloring, Joint, Random, Selective, Separate, Single, Static
@@ -121,6 +122,9 @@ def test_what_is_missing_is_default():
 def test_the_method_is_its_name_or_its_kind():
     assert RunConfig(scheduler=Coloring()).method == "coloring"
     assert RunConfig(scheduler=Coloring(), name="ours").method == "ours"
+    assert RunConfig(aggregator=UPGrad()).method == "joint+upgrad"
+    methods = [RunConfig(aggregator=TorchJD(method=each)).method for each in ("mgda", "krum")]
+    assert methods == ["joint+torchjd-mgda", "joint+torchjd-krum"]
 
 
 # what is refused
@@ -132,7 +136,22 @@ def test_the_method_is_its_name_or_its_kind():
         ({"datset": "x"}, ["unknown key `datset`", "`dataset`"]),
         ({"train": {"epoch": 3}}, ["unknown key `train.epoch`", "`epochs`"]),
         ({"scheduler": {"kind": "coloring", "tua": 1}}, ["`scheduler.tua`", "`tau`"]),
-        ({"scheduler": {"tau": 0.1}}, ["`scheduler.tau`", "scale"]),
+        (
+            {"scheduler": {"tau": 0.1}},
+            ["`scheduler.tau`", "belongs to scheduler.kind coloring", "means joint"],
+        ),
+        ({"scheduler": {"kind": "joint", "zzz": 1}}, ["Found kind joint", "Known keys: scale"]),
+        ({"encoder": {"hops": 3}}, ["belongs to encoder.kind sign", "no `encoder.kind`"]),
+        ({"head": {"kind": "linear", "rank": 3}}, ["head.kind adapters", "Found kind linear"]),
+        (
+            {"aggregator": {"alpha": -1.0}},
+            ["`aggregator.alpha`", "fairgrad or gradnorm or gradops", "which means sum"],
+        ),
+        ({"aggregator": {"kind": "gradops", "c": 1}}, ["kind cagrad", "Found kind gradops"]),
+        ({"aggregator": {"alhpa": 1}}, ["`alpha`", "means sum", "no further keys"]),
+        ({"aggregator": "upgrad"}, ["table", 'aggregator = { kind = "upgrad" }']),
+        ({"encoder": "gin"}, ['encoder = { kind = "gin" }']),
+        ({"aggregator": 3}, ["table", "Found 3", 'kind = "..."']),
         ({"features": {"dims": 3}}, ["`features.dims`", "`dim`"]),
         ({"train": {"zzz": 1}}, ["`train.zzz`", "Known keys", "batch_size"]),
         ({"encoder": {"kind": "sage", "heads": 2}}, ["`encoder.heads`"]),
@@ -230,6 +249,57 @@ def test_any_value_anywhere_is_taken_or_refused_by_name(config, data, value):
         refusal = "configuration: "
         assert RunConfig.from_dict(taken.to_dict()) == taken
     assert refusal.startswith("configuration: ")
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"aggregator": "upgrad"}, r"aggregator=UPGrad\(\)\. Found 'upgrad'"),
+        ({"aggregator": "mine"}, "should be a configuration, such as"),
+        ({"aggregator": UPGrad}, r"aggregator=UPGrad\(\)\. Found <class"),
+        ({"aggregator": UPGrad().build(8)}, r"aggregator=UPGrad\(\)\. Found UPGrad\(.*build\(8\)"),
+        ({"aggregator": None}, "Found None"),
+        ({"aggregator": Joint()}, "should be a configuration"),
+        ({"scheduler": "joint"}, r"scheduler=Joint\(\)"),
+        ({"scheduler": Joint().build(8)}, r"scheduler=Joint\(\)"),
+        ({"encoder": SAGE}, r"encoder=SAGE\(\)"),
+        ({"head": Linear().build(4, 3)}, "`head` should be a configuration"),
+    ],
+)
+def test_parts_are_configurations(part, said):
+    with pytest.raises(UsageError, match=said):
+        RunConfig(**part)
+
+
+def test_an_own_aggregator_has_a_kind():
+    class Nameless(AggregatorConfig):
+        def build(self, num_tasks, seed=0):
+            raise NotImplementedError
+
+    with pytest.raises(UsageError, match="Nameless has no `kind`"):
+        RunConfig(aggregator=Nameless())
+
+
+def test_an_own_aggregator_is_read_in_python_alone(tmp_path):
+    class Own(UPGrad):
+        kind = "own"
+
+    (tmp_path / "config.json").write_text(json.dumps(RunConfig(aggregator=Own()).to_dict()))
+    with pytest.raises(ConfigError, match=r"not part of the package.* train\(config, out, resume"):
+        RunConfig.load(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_dict({"aggregator": {"kind": "own"}})
+    assert "resume" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{"grad_clip": 1.0}, {"group_moments": True}])
+def test_steps_by_task_are_not_clipped_and_have_their_own_moments(given):
+    name = next(iter(given)).replace("_", "-")
+    for moments in ("auto", "exact"):
+        with pytest.raises(UsageError, match=rf"--train\.{name}.*--aggregator\.moments layer"):
+            RunConfig(aggregator=AdaTask(moments=moments), train=Train(**given))
+    RunConfig(aggregator=AdaTask(moments="layer"), train=Train(**given))
+    RunConfig(aggregator=UPGrad(), train=Train(**given))
 
 
 @pytest.mark.parametrize("scheduler", [Single(), Separate(groups=((0,), (1,)))])

@@ -257,7 +257,7 @@ def test_each_wrong_aggregator_is_caught(wrong, check):
 def test_the_message_has_check_case_expected_and_found():
     said = found(config_of(Overflows))
     assert "finite: expected a finite direction in case 'scaled to 1e10'" in said
-    assert "Found tensor([" in said
+    assert "Found: plain returned weights that are not finite, [nan" in said
     assert "expected UsageError for an unknown task id. Found tensor" in found(config_of(Unchecked))
 
 
@@ -274,6 +274,20 @@ def test_configurations_that_are_wrong(changes, said):
     said_in = found(config_of(Plain, **changes))
     assert "- configuration: " in said_in
     assert said in said_in
+
+
+def test_a_class_without_a_kind_is_one_line():
+    @dataclass(frozen=True, kw_only=True)
+    class Nameless(AggregatorConfig):
+        def build(self, num_tasks, seed=0):
+            return Plain(num_tasks, seed=seed)
+
+    assert found(Nameless()) == (
+        'Nameless has no `kind`, its name in records. Write in the class: kind = "...".'
+    )
+    for wrong in (Nameless, "upgrad", Plain(3)):
+        with pytest.raises(UsageError, match="Expected a configuration, such as UPGrad"):
+            check_aggregator(wrong)
 
 
 def test_options_that_are_no_json_are_found():
