@@ -10,6 +10,7 @@ import torch
 
 from gnn_mtl.benchmarks import (
     BENCHES,
+    _aggregate,
     _coloring,
     _epoch,
     _gradtag,
@@ -44,6 +45,7 @@ KEYS = {
         "blend_spearman",
         "flop_share",
     },
+    "aggregate": {"worst_solver_over_joint_step", "worst_gramian_method"},
 }
 
 
@@ -70,6 +72,13 @@ def small(monkeypatch):
         _refresh, "QUICK", _refresh.Size(400, 1200, 32, 8, 3, 2, (1, 2), (1, 2), (8,), repeats=1)
     )
     monkeypatch.setattr(_refresh_modes, "DIRECTIONS", 3)
+    size = {"nodes": 300, "edges": 1500, "batch_size": 32, "hidden": 8, "steps": 3}
+    monkeypatch.setattr(
+        _aggregate, "QUICK", _aggregate.Size(**size, repeats=2, solves=1, theirs=())
+    )
+    monkeypatch.setattr(_aggregate, "TASKS", 9)
+    monkeypatch.setattr(_aggregate, "MANY_TASKS", 12)
+    monkeypatch.setattr(_aggregate, "gramian_kinds", lambda number: ["mgda", "upgrad"])
     monkeypatch.setattr(_coloring, "TASKS", 30)
     monkeypatch.setattr(_coloring, "SMALL", 8)
     monkeypatch.setattr(_sdp, "SIZES", {12: 2, 15: 3})
