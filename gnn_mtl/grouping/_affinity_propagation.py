@@ -10,6 +10,8 @@ from gnn_mtl._core.seeding import generator
 from gnn_mtl.tasks import Affinity, Grouping
 
 DAMPINGS = (0.5, 0.7, 0.9, 0.95)
+TIES = 1e-9
+"""Noise that tells equal pairs apart, as a share of the spread of the similarities."""
 
 
 def affinity_propagation(
@@ -129,7 +131,7 @@ def exemplars(
     noisy = similarity.copy()
     np.fill_diagonal(noisy, preference)
     noise = generator(seed, "affinity_propagation").standard_normal(noisy.shape)
-    noisy += (np.finfo(np.float64).eps * np.abs(noisy) + np.finfo(np.float64).tiny * 100) * noise
+    noisy += TIES * float(pairs.max() - pairs.min()) * noise  # of two alike, one gives way
     chosen = None
     for strength in (damping, *(more for more in DAMPINGS if more > damping)):
         chosen, settled = _messages(noisy, strength, max_iterations)
