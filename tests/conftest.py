@@ -1,6 +1,7 @@
 """What all rooms share: one thread, fixed seeds, tiny graphs, budgets and command lines."""
 
 import functools
+import os
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,10 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from gnn_mtl.datasets import TaskGraph, planted, save_npz
 from gnn_mtl.graph import CSCGraph
 
+# The same examples in every run, so that a change is judged by itself; HYPOTHESIS_PROFILE=default
+# looks for new ones.
+settings.register_profile("same", derandomize=True, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 torch.set_num_threads(1)
 # Also fills uninitialised memory with NaN, so that reading it shows; CUDA lacks kernels for this.
 torch.use_deterministic_algorithms(not torch.cuda.is_available())
