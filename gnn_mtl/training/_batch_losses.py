@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -105,7 +106,4 @@ class BatchLosses:
         if world_size() > 1:
             gramian = summed(gramian.nan_to_num(0.0)) * world_size()
             broken = None if broken is None else ~agreed(~broken)
-        return TaskGramian(
-            found.tasks, gramian, found.valid, found.masses, broken=broken,
-            label_gradients=found.label_gradients,
-        )  # fmt: skip
+        return replace(found, gramian=gramian, broken=broken)

@@ -54,6 +54,7 @@ def descend(
     way = _Descent(given, losses, live, optimizers, weights, hooks or StepHooks(), step)
     optimizers.zero_grad()
     kept, as_it_is = live, False
+    norm: Tensor | None = None
     if not way.shared:
         kept = way.by_heads()
     elif way.hooks.wants_gradients(step):
@@ -65,8 +66,8 @@ def descend(
             optimizers.zero_grad()
             if before is not None:
                 way.hooks.load_state_dict(before)
-            kept = way.by_rows(given(live)) if len(live) > 1 else ()
-    norm = _norm(way.shared)
+            kept, norm = way.by_rows(given(live)) if len(live) > 1 else (), None
+    norm = _norm(way.shared) if norm is None else norm
     broken = [task for task in live if task not in kept]
     if broken and kept and skipped is not None:
         skipped.count(broken, label_names, "gradient")
