@@ -1,38 +1,19 @@
 """Aggregators in groups: README and records say the same, and the smoke variant runs."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "aggregators-in-groups"
+SCRIPTS = ("run", "table")
 ON_GRAMIANS = ("pcgrad", "gradops", "nash_mtl", "upgrad")
-
-
-@pytest.fixture(scope="module")
-def scripts():
-    """Import the scripts as they import each other, and leave no trace of it."""
-    names = ("run", "table")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        for name in names:
-            patch.delitem(sys.modules, name, raising=False)
-        yield {name: importlib.import_module(name) for name in names}
-        for name in names:
-            sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
 def run(scripts):
     return scripts["run"]
-
-
-@pytest.fixture(scope="module")
-def table(scripts):
-    return scripts["table"]
 
 
 @pytest.fixture(scope="module")

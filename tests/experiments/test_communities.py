@@ -1,8 +1,6 @@
 """Communities as labels: README and records say the same, and the smoke variant runs."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +13,7 @@ from gnn_mtl.tasks import SubsetTable
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "communities"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-NAMES = ("cells", "fidelity", "methods", "planted500", "table", "run")
-
-
-@pytest.fixture(scope="module")
-def scripts():
-    """Import the scripts as they import each other, and leave no trace of it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        for name in NAMES:
-            patch.delitem(sys.modules, name, raising=False)
-        yield {name: importlib.import_module(name) for name in NAMES}
-        for name in NAMES:
-            sys.modules.pop(name, None)
+SCRIPTS = ("cells", "fidelity", "methods", "planted500", "table", "run")
 
 
 @pytest.fixture(scope="module")

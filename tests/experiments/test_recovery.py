@@ -1,8 +1,6 @@
 """Planted groups under noise: README and records say the same, and the smoke variant runs."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +8,8 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "recovery"
+SCRIPTS = ("simulation", "network", "table", "run")
 PARTS = ("simulation", "network")
-
-
-@pytest.fixture(scope="module")
-def scripts():
-    """Import the scripts as they import each other, and leave no trace of it."""
-    names = ("simulation", "network", "table", "run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        for name in names:
-            patch.delitem(sys.modules, name, raising=False)
-        yield {name: importlib.import_module(name) for name in names}
-        for name in names:
-            sys.modules.pop(name, None)
-
-
-@pytest.fixture(scope="module")
-def table(scripts):
-    return scripts["table"]
 
 
 @pytest.fixture(scope="module")
